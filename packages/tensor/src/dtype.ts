@@ -63,7 +63,9 @@ interface Minifloat {
   readonly bias: number;
   /** Code of the largest finite value. */
   readonly max: number;
-  /** What a value beyond `max` becomes: infinity (IEEE) or `max` itself (saturation). */
+  /** Code of infinity, where the format has one. */
+  readonly infinity?: number;
+  /** Code that values beyond `max` are given: infinity (IEEE), or `max` itself (saturation). */
   readonly overflow: number;
   /** The one NaN that we write. */
   readonly nan: number;
@@ -79,11 +81,27 @@ interface Minifloat {
  * (OCP 8-bit Floating Point Specification 1.0, section 5.)
  */
 const MINIFLOATS = {
-  bf16: { bits: 16, mantissa: 7, bias: 127, max: 0x7f7f, overflow: 0x7f80, nan: 0x7fc0 },
-  f16: { bits: 16, mantissa: 10, bias: 15, max: 0x7bff, overflow: 0x7c00, nan: 0x7e00 },
+  bf16: {
+    bits: 16,
+    mantissa: 7,
+    bias: 127,
+    max: 0x7f7f,
+    nan: 0x7fc0,
+    infinity: 0x7f80,
+    overflow: 0x7f80,
+  },
+  f16: {
+    bits: 16,
+    mantissa: 10,
+    bias: 15,
+    max: 0x7bff,
+    nan: 0x7e00,
+    infinity: 0x7c00,
+    overflow: 0x7c00,
+  },
   f8e4m3: { bits: 8, mantissa: 3, bias: 7, max: 0x7e, overflow: 0x7e, nan: 0x7f },
-  f8e5m2: { bits: 8, mantissa: 2, bias: 15, max: 0x7b, overflow: 0x7b, nan: 0x7f },
-} as const satisfies Partial<Record<DType, Minifloat>>;
+  f8e5m2: { bits: 8, mantissa: 2, bias: 15, max: 0x7b, infinity: 0x7c, overflow: 0x7b, nan: 0x7f },
+} satisfies Partial<Record<DType, Minifloat>>;
 
 const TWO_52 = 2 ** 52;
 
@@ -115,14 +133,11 @@ function encode(f32: Float32Array, codes: Uint16Array | Uint8Array, format: Mini
 
 /** The value of one code, from the format's definition. */
 function decode(code: number, format: Minifloat): number {
-  const { bits, mantissa, bias, max, overflow } = format;
+  const { bits, mantissa, bias, max, infinity } = format;
   const magnitude = code & ((1 << (bits - 1)) - 1);
   const sign = code >>> (bits - 1) ? -1 : 1;
-  if (magnitude > max) {
-    // E5M2 never overflows to its infinity, yet may be given one: the code after the largest.
-    const hasInfinity = overflow > max || format === MINIFLOATS.f8e5m2;
-    return hasInfinity && magnitude === max + 1 ? sign * Infinity : Number.NaN;
-  }
+  if (magnitude === infinity) return sign * Infinity;
+  if (magnitude > max) return Number.NaN;
   const exponent = magnitude >>> mantissa;
   const fraction = (magnitude & ((1 << mantissa) - 1)) / (1 << mantissa);
   return exponent === 0
