@@ -161,7 +161,7 @@ function decodeTable(format: Minifloat): Float32Array {
  * Sees `bytes` as elements of `dtype`, sharing memory: f32, i8, i32, u32, u8 and bool (0 or 1) by
  * value, bf16 and f16 as Uint16Array and f8 as Uint8Array of raw bits.
  * @throws RangeError when the length is no multiple of the element, or the memory is not aligned to
- *   it (`bytes.slice()` is).
+ *   it (the copy `new Uint8Array(bytes)` is).
  */
 export function typedView(bytes: Uint8Array, dtype: "f32"): Float32Array;
 export function typedView(bytes: Uint8Array, dtype: "bf16" | "f16"): Uint16Array;
@@ -184,7 +184,7 @@ export function typedView(bytes: Uint8Array, dtype: DType): TypedView {
   if (bytes.byteOffset % size !== 0) {
     throw new RangeError(
       `a view of ${dtype} needs memory aligned to ${size} bytes, but the bytes start at offset ` +
-        `${bytes.byteOffset} of their buffer; pass bytes.slice()`,
+        `${bytes.byteOffset} of their buffer; pass new Uint8Array(bytes)`,
     );
   }
   return new View(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength / size);
@@ -197,7 +197,7 @@ export function typedView(bytes: Uint8Array, dtype: DType): TypedView {
  * @throws RangeError when the length is no multiple of the element
  */
 export function toF32(bytes: Uint8Array, dtype: DType): Float32Array {
-  const aligned = bytes.byteOffset % dtypeBytes(dtype) === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % dtypeBytes(dtype) === 0 ? bytes : new Uint8Array(bytes);
   const view = typedView(aligned, dtype);
   const out = new Float32Array(view.length);
   if (dtype === "bf16") {
