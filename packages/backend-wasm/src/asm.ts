@@ -141,13 +141,15 @@ export class Func {
       this.set(i, lo);
       if (lo + step >= hi) {
         body();
-        return this.inc(i, step);
-      }
-      return this.loop((again) => {
-        body();
         this.inc(i, step);
-        this.brIf(again, i32.ltS(i, hi));
-      });
+      } else {
+        this.loop((again) => {
+          body();
+          this.inc(i, step);
+          this.brIf(again, i32.ltS(i, hi));
+        });
+      }
+      return;
     }
     this.set(i, lo);
     this.while(i32.ltS(i, hi), () => {
@@ -280,13 +282,36 @@ export class Module {
   bytes(): Uint8Array<ArrayBuffer> {
     const { memory, table } = this.#imports;
     const imports = [
-      [...text("env"), ...text("memory"), 0x02, memory.shared ? 3 : 1, ...leb(memory.initial), ...leb(memory.maximum)],
+      [
+        ...text("env"),
+        ...text("memory"),
+        0x02,
+        memory.shared ? 3 : 1,
+        ...leb(memory.initial),
+        ...leb(memory.maximum),
+      ],
     ];
     const count = this.#functions.length;
-    if (table) imports.push([...text("env"), ...text("table"), 0x01, FUNCREF, 0, ...leb(table.base + count)]);
+    if (table)
+      imports.push([
+        ...text("env"),
+        ...text("table"),
+        0x01,
+        FUNCREF,
+        0,
+        ...leb(table.base + count),
+      ]);
     const exports = this.#functions.map(({ name }, i) => [...text(name), 0, ...leb(i)]);
     const elements = table
-      ? [[0, ...i32.const(table.base).op, 0x0b, ...leb(count), ...this.#functions.flatMap((_, i) => leb(i))]]
+      ? [
+          [
+            0,
+            ...i32.const(table.base).op,
+            0x0b,
+            ...leb(count),
+            ...this.#functions.flatMap((_, i) => leb(i)),
+          ],
+        ]
       : [];
     const bodies = this.#functions.map(({ body }) => {
       const bytes = body.body();
@@ -297,7 +322,10 @@ export class Module {
         [0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
         section(1, this.#typeBytes),
         section(2, imports),
-        section(3, this.#functions.map(({ type }) => leb(type))),
+        section(
+          3,
+          this.#functions.map(({ type }) => leb(type)),
+        ),
         section(7, exports),
         section(9, elements),
         section(10, bodies),
