@@ -1,0 +1,18 @@
+import type { Command } from "./command.ts";
+
+/** A subcommand before it is loaded: enough for `dsv3 --help`, so that help starts nothing heavy. */
+export interface CommandEntry {
+  summary: string;
+  load(): Promise<Command>;
+}
+
+/**
+ * The subcommands, in the order of the help text. Each is a file of its own under commands/, loaded
+ * when it is called, and listed here once it exists:
+ *
+ *     inspect: {
+ *       summary: "Parameters, bytes and cache size of a model",
+ *       load: async () => (await import("./commands/inspect.ts")).inspect,
+ *     },
+ */
+export const commands: Record<string, CommandEntry> = {};

@@ -1,0 +1,178 @@
+import { parseArgs } from "node:util";
+import { UsageError } from "./errors.ts";
+
+interface FlagBase {
+  /** One line for `--help`, without a full stop. */
+  help: string;
+}
+
+/** One flag of a command. Written in camelCase in code, `--kebab-case` on the command line. */
+export type Flag =
+  | (FlagBase & { type: "boolean" })
+  | (FlagBase & { type: "string"; value: string; default?: string; required?: true })
+  | (FlagBase & {
+      type: "number" | "integer";
+      value: string;
+      default?: number;
+      required?: true;
+      min?: number;
+      max?: number;
+    })
+  | (FlagBase & { type: "choice"; choices: readonly string[]; default?: string; required?: true });
+
+/** One word after the command's name. Required ones come before optional ones. */
+export interface Operand {
+  help: string;
+  optional?: true;
+}
+
+type Value<F extends Flag> = F extends { type: "boolean" }
+  ? boolean
+  : F extends { type: "number" | "integer" }
+    ? number
+    : F extends { type: "choice"; choices: readonly (infer C)[] }
+      ? C
+      : string;
+
+type Sure<F extends Flag> = F extends { type: "boolean" } | { required: true }
+  ? true
+  : F extends { default: string | number }
+    ? true
+    : false;
+
+/** The values a command receives for its flags and operands. */
+export type Args<F extends Record<string, Flag>, O extends Record<string, Operand>> = {
+  [K in keyof F]: Sure<F[K]> extends true ? Value<F[K]> : Value<F[K]> | undefined;
+} & { [K in keyof O]: O[K] extends { optional: true } ? string | undefined : string };
+
+/** `maxSteps` -> `max-steps` */
+export function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/**
+ * Reads `argv` against the flags and operands that a command declares.
+ * @throws {UsageError} for anything not declared, missing, or not of the declared kind.
+ */
+export function parseCommandLine(
+  argv: readonly string[],
+  flags: Record<string, Flag>,
+  operands: Record<string, Operand>,
+): Record<string, string | number | boolean | undefined> {
+  const { values, positionals } = split(argv, flags);
+  const args: Record<string, string | number | boolean | undefined> = {};
+  for (const [name, flag] of Object.entries(flags)) {
+    const given = values.get(kebab(name));
+    args[name] =
+      flag.type === "boolean"
+        ? given === true
+        : readValue(kebab(name), flag, given as string | undefined);
+  }
+  for (const [name, operand] of Object.entries(operands)) {
+    args[name] = positionals.shift();
+    if (args[name] === undefined && !operand.optional) {
+      throw new UsageError(`${name.toUpperCase()} is missing: ${operand.help}`);
+    }
+  }
+  if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"`);
+  return args;
+}
+
+/** Sorts the words into flags with their values and the rest, and refuses what is not declared. */
+function split(
+  argv: readonly string[],
+  flags: Record<string, Flag>,
+): { values: Map<string, string | true>; positionals: string[] } {
+  const options = Object.fromEntries(
+    Object.entries(flags).map(([name, { type }]) => [
+      kebab(name),
+      { type: type === "boolean" ? ("boolean" as const) : ("string" as const) },
+    ]),
+  );
+  // Not strict: its messages speak of the library. Its tokens hold all that the checks need.
+  const { tokens, positionals } = parseArgs({
+    args: [...argv],
+    options,
+    strict: false,
+    allowPositionals: true,
+    tokens: true,
+  });
+  const values = new Map<string, string | true>();
+  for (const token of tokens) {
+    if (token.kind !== "option") continue;
+    const { name, rawName, value, inlineValue } = token;
+    const option = rawName.startsWith("--") && Object.hasOwn(options, name) && options[name];
+    if (!option) {
+      throw new UsageError(`unknown flag ${rawName}${suggestion(name, Object.keys(options))}`);
+    }
+    if (values.has(name)) throw new UsageError(`--${name} is given twice`);
+    if (option.type === "boolean") {
+      if (value !== undefined) {
+        throw new UsageError(`--${name} takes no value, but got "${value}"`);
+      }
+    } else if (value === undefined || value === "") {
+      throw new UsageError(`--${name} needs a value`);
+    } else if (!inlineValue && value.startsWith("--")) {
+      // `--out --json` is a forgotten value, not a file named "--json".
+      throw new UsageError(
+        `--${name} needs a value, but ${value} follows (if that is the value, write --${name}=${value})`,
+      );
+    }
+    values.set(name, value ?? true);
+  }
+  return { values, positionals };
+}
+
+function readValue(
+  name: string,
+  flag: Exclude<Flag, { type: "boolean" }>,
+  given: string | undefined,
+): string | number | undefined {
+  if (given === undefined) {
+    if (flag.required) throw new UsageError(`--${name} is missing: ${flag.help}`);
+    return flag.default;
+  }
+  if (flag.type === "string") return given;
+  if (flag.type === "choice") {
+    if (flag.choices.includes(given)) return given;
+    throw new UsageError(`--${name} is "${given}", but must be one of ${flag.choices.join(", ")}`);
+  }
+  const number = Number(given);
+  const { min = -Infinity, max = Infinity } = flag;
+  const right = flag.type === "integer" ? Number.isSafeInteger(number) : Number.isFinite(number);
+  if (!right || given.trim() === "" || number < min || number > max) {
+    const kind = flag.type === "integer" ? "a whole number" : "a number";
+    const bounds = [
+      min > -Infinity ? `at least ${min}` : "",
+      max < Infinity ? `at most ${max}` : "",
+    ].filter(Boolean);
+    throw new UsageError(
+      `--${name} is "${given}", but must be ${[kind, bounds.join(" and ")].filter(Boolean).join(", ")}`,
+    );
+  }
+  return number;
+}
+
+/** `; did you mean --steps?` if one of the known names is close to what was typed. */
+export function suggestion(typed: string, known: readonly string[], prefix = "--"): string {
+  const limit = typed.length < 4 ? 1 : 2;
+  const near = known
+    .map((name) => ({ name, distance: editDistance(typed, name) }))
+    .filter(({ distance }) => distance <= limit)
+    .sort((a, b) => a.distance - b.distance)[0];
+  return near ? `; did you mean ${prefix}${near.name}?` : "";
+}
+
+/** Levenshtein distance. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitute = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(substitute, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}
