@@ -4,6 +4,7 @@
 //   PROGRAM ending in .ts   a file of the repository, run from source by the workspace's Node,
 //                           in the folder where the user typed the command
 //   anything else           a tool in node_modules/.bin, run by pnpm in the repository's root
+//   nothing                 the packages are installed, and that is all
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
 import { delimiter, dirname, join } from "node:path";
@@ -20,7 +21,8 @@ try {
     );
   }
   install(root);
-  run(findNode(root), process.argv.slice(2));
+  const node = findNode(root);
+  if (process.argv.length > 2) run(node, process.argv.slice(2));
 } catch (error) {
   process.stderr.write(`dsv3: ${error instanceof Error ? error.message : error}\n`);
   process.exitCode = 1;
