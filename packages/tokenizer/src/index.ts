@@ -1,1 +1,11 @@
-export {};
+export type { AddedToken } from "./added-tokens.ts";
+export type { PreTokenizerName } from "./pretokenize.ts";
+export {
+  SPECIAL_TOKENS,
+  type SpecialIds,
+  type SpecialRole,
+  type TokenizerConfig,
+} from "./special.ts";
+export type { StreamDecoder } from "./stream-decoder.ts";
+export { type DecodeOptions, type EncodeOptions, Tokenizer } from "./tokenizer.ts";
+export type { TokenizerData } from "./tokenizer-data.ts";

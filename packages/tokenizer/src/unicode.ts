@@ -1,0 +1,126 @@
+/**
+ * The character classes that tokenizer patterns ask about, for every code point: Unicode 16.0, the
+ * version in the Oniguruma that Hugging Face tokenizers 0.23 matches with. The table is our own, and not
+ * the engine's `\p{L}`, because that grows with each browser: the same text must give the same
+ * tokens everywhere.
+ */
+
+/** Neither of the others: controls, format characters, private use, unassigned. */
+export const OTHER = 0;
+/** `\p{L}` */
+export const LETTER = 1;
+/** `\p{M}` */
+export const MARK = 2;
+/** `\p{P}` or `\p{S}` */
+export const PUNCTUATION = 3;
+/** `\s` but for the two line breaks. */
+export const SPACE = 4;
+/** `[\r\n]` */
+export const NEWLINE = 5;
+/** `\p{N}` */
+export const NUMBER = 6;
+/** Set beside the class in `[一-龥぀-ゟ゠-ヿ]`, which DeepSeek-V3 cuts out first. */
+export const CJK = 8;
+
+/** Runs from U+0000 on: length in base 36 (1 if left out), then the class's letter. */
+const RUNS =
+  "9OWR2WRiOWfSaN7SqL6SqL4S6OWqOW9SL2SO4S2NSL3SNLS3NSnLSvLScqL4ScLeS5L7SLSLhS34M5LS2L2O4LSL4O2S" +
+  "LS3LOLOkLO2bLS3vLS7M4mLO12L2OL6S15L2S2O3SO19MSMS2MS2MSM8OrL4O4L2ShOaSbMSO3S17LlMaN4S2LM2rLSL" +
+  "7MOS6M2L2MS4M2LaN3L2SLeS2OLMuLrM2O2hLbMLeOaNxL9M2L4SL2OM2SmL4ML9ML3ML5M2OfSOpL3M2OSObL5OoLS6" +
+  "L8O9M16LoMOxM1iL3MLiML7MaL2M2SaNSgL3MO8L2O2L2OmLO7LOL3O4L2OML7M2O2M2O3ML8OM4O2LO3L2M2OaN2L2S" +
+  "6N2SLSM2O3MO6L4O2L2OmLO7LO2LO2LO2L2OMO5M4O2M2O3M3OM7O4LOL7OaN2M3LMSaO3MO9LO3LOmLO7LO2LO5L2OM" +
+  "L8MO3MO3M2OLfO2L2M2OaN2S7OL6MO3MO8L2O2L2OmLO7LO2LO5L2OML7M2O2M2O3M7O3M4O2LO3L2M2OaNSL6NaOMLO" +
+  "6L3O3LO4L3O2LOLO2L3O2L3O3L3OcL4O5M3O3MO4M2OL6OMeOdN8S5O5M8LO3LOnLOgL2OML7MO3MO4M7O2MO3L2OL2O" +
+  "2L2M2OaN7OS7NSL3MS8LO3LOnLOaLO5L2OML7MO3MO4M7O2M6O2LO2L2M2OaNO2LMcO4M9LO3LO15L2ML7MO3MO4MLS4" +
+  "O3LM7N3L2M2OjNS6LO3MOiL3OoLO9LOL2O7L3OM4O6MOMO8M6OaN2O2MScO1cLM2L7M4OS7L8MSaN2S11O2LOLO5LOoL" +
+  "OLOaLM2L9ML2O5LOLO7MOaN2O4LwOLnS2M6SkNSMSMSM4S2M8LO10L4OkMS2M5LbMO10MO8SM6SOdS11O17LkMLaN6S6" +
+  "L4M4L3ML3M2L7M3L4MdLcMLMaN4M2S12LOL5OL2O17LS99LO4L2O7LOLO4L2O15LO4L2OxLO4L2O7LOLO4L2OfLO1lLO" +
+  "4L2O1vL2O3M9SkN3OgLaS6O2eL2O6L2OSh8L2ShLWqL2S3O23L3S3N8L7OiL4M9OjL3M2S9OiL2McOdLO3LO2McO1gLw" +
+  "M3SL4SLM2OaN6OaN6ObS3MOMaN6O2hL7O5L2MyLML5O1yLaOvLOcM4OcM4OS3O2SaNuL2O5LbO18L4OqL6ObN3OySnL5" +
+  "M2O2S1hLaMOtM2OMaN6OaN6O7SL6S2OvM1dO5M1bLhM8LO2SaNhS9McS3MuLdM2LaN18LeM8O4S10LkM3O5SaN3O3LaN" +
+  "10L2SbL5O17L2O3L8S8O3MSlM4LM6LM2L3ML5O5cL1sM7qL2O6L2O12L2O6L2O8LOLOLOLOvL2O1hLO7LSL3S3LO7L3S" +
+  "4L2O6LO3SdL3S2O3LO7L2SObW5OoS2W5OW1bSWgONL2O6N5SLaN5SOdL3OxSfOxMfO2SL4SL2SaLSL3S5L6SLSLSLS4L" +
+  "SbL2S4L5S5L4SLS1fN2L5N2S4OiiSmObSlO1oN26SmNhiSuNrkS2OwSO2xS6dL6S4L3M2L5O4SN2S12LOL5OL2O1kL7O" +
+  "LSeOMnL9O7LO7LO7LO7LO7LO7LO7LO7LOwM1bSL1aSyOqSO2hScO5ySqOgSW4S2LNpS9N6MS5L2S3N2L3SO2eL2O2M2S" +
+  "3LS2iLS4L5O17LO2mLO2S4NaSwL12S9OSgLvSOaNuS8NSfNwSaN13SfN8wS534L1sSh3hL3O1jS9O1aL2S7hL3SgLaN2" +
+  "LkO1bL4MSaMSvL2M1yLaN2M6S8OnS9L2S2vL2S1vL2O2LOLO8LlOgLM3LM4LMnL5M4SM3O6N4S6O1gL4S8O2M1eLiM8O" +
+  "2SaN6OiM6L3SLS2LMaNsL8M2SnLdMbOStL3O4M1bLeMdSOLaN4O2S5LMaLaN5LO15LeM9O3LM8L2M2OaN2O4SnL3SL3M" +
+  "1eLML3M2L2M5L2MLMLoO3L2SbL5M2S3L2MaO6L2O6L2O6L9O7LO7LO17LSeL2S4O37L8MS2M2OaN6O8mcLcOnL4O1dL6" +
+  "isOa6L2O2yL12O7LcO5L5OLMaLSdLO5LOLO2LO2LO30LhSgOa3LiS1sL2O1iL7OSwOcL4SgMaS6OgMzSOjSO4S4O5LO3" +
+  "rL4OfSaN7SqL6SqLbS2hL3O6L2O6L2O6L2O3L3O7SO7SdO2S2OcLOqLOjLO2LOfL2OeLyO3fL5O3S4O19N3O9S1lNhS2" +
+  "N3SOdS3OS1bO19SM3mOtL3O1dLfOMrN4OwL4N9OkLN8LN5O12L5M5OuLOS10L4O8LS5N16O4eL2OaN6O10L4O10L4O14" +
+  "L8O1gLbOSbLOfLO7LO2LObLOfLO7LO2L3O1gLcO8nL9OmLaO8LoO6LO16LO9L1xO6L2OLO18LO2L3OL2OnLOS8NnL2S7" +
+  "NvL8O9N1cOjLO2L5O5NmL6N3OSqL5OS1sO1kL4O2N2LgN2O1aNL3MO2M5O4M4LO3LOtL2O3M4OM9N7O9S7OtL2NStL3N" +
+  "wO8LSsL2M4O5N7S9O1iL3O7SmL2O8NjL5O8NiL7O4ScO7N28O21L1jO1fLdO1fL7O6N10L4M8OaN6OaNsL3O5MSnL8O2" +
+  "S5sOvNO16LO2MS2O2LgO3L1jO4MtLaNL8OmLbM4N5SmOiL4M4S12OlL7NkOnL9O3M1hLfM7S4OuNM2L2ML9O4M19LbM2" +
+  "SO4SMdOpL7OaN6O3M10LeMOaN4SL2ML8OzLM2SL9O3M1cLeM4L4S4MS2MaNLSL3SOkNbOiLOpLcM6SM2LM1qO7LOLO4L" +
+  "OfLOaLS6O1bLcM5OaN6O4MO8L2O2L2OmLO7LO2LO5LO2ML7M2O2M2O3M2OL6OM5O5L2M2O7M3O5MbOaLOL2OLO12LOL9" +
+  "MOM2OMO4MO5MLML2SO2S8O2MtO1hLiM4L5SaN2SOSM3LuO1cLkM2LSL8OaN4mO1bL7M2O9MnS4L2MyO1cLhM3SLbOaN6" +
+  "OdSjO17LdMLS6OaN6OkNsOrL2OfM4OcN4S7L55O18LfMS2sO1sLjNcO8L2OL2O8LO2LOoL6MO2M2O4MLML2M3S9OaN1y" +
+  "O8L2O13L7M2O7MLSLMrOLaM14L7ML4M8SM8OLbM1aLgM3SL5SdO21L7OaS52OxLSeOaN6O9LO11L8MO8ML5SaOtN3O2S" +
+  "uL2OmMOeM21O7LO2LO12L6M3OMO2MO7MLM8OaN6O6LO2LOwL5MO2MO5ML7OaN8mOjL4M2S7O2MLMdLOyL7M3O5MdSaNM" +
+  "2dOLfOlNtSdOSpmL2uO33NO5SbO5gL218O2pL2SdOtsLgOM6LfMaO32zL5Og7L5a1OuLiMaN1c6OftL7OvLOaN4O2S27" +
+  "LOaN6OuL2O5MSaO1cL7M9S4L2SaOaNO7NOlL5OjLc0O19L3SaN5iO1sLnN4S2tO23L4OML1jM7O4MdL1sO2LSLMbO2Me" +
+  "O4qgL8OyeL15OaL6w7O4LO7LO2LO83LfOLtO3L2OLeO4L8Ob0L1s4O2zL5OdL3O9L7OaL2OS2MS31cO6oSaN6Oc4S24O" +
+  "1aM2OnM9O38S1oO6uSaO13S2O1oS5M3S6M8O8M2S7MuS4M1pSlO1uS3MS3eOkNcOkNcO2fS9OpN3rO2dLO1zLO2L2OL2" +
+  "O2L2O4LOcLOLO7LO1tLO4L2O8LO7LOsLO4LO5LOL3O7LO9gL2OpLSpLSvLSpLSvLSpLSvLSpLSvLSpLS8L2O1eNe8S1j" +
+  "M4S1eM8SMeSM7SfO5MOfMuoOvL6O6L5xO7MOhM2O7MO2MO5M5O1qLxOM34O19L3O7M7L2OaN4OLS8wOuLMhO18L4MaN5" +
+  "OScwOsL4MaN5yOuL2MLaN4OSdcO7LO4LO2LOfLO5hL2O9N7M15O1wL7ML4OaN4O2SltO1nNS3NS4N24O19NSfN5eO4LO" +
+  "rLO2LOL2OLOaLO4LOLOL6OL4OLOLOLO3LO2LOL2OLOLOLOLOLO2LOL2O4LO7LO4LO4LOLOaLOhL5O3LO5LOhL1gO2S7i" +
+  "O18S4O2sScOfS2OfSOfSO11SaOdN4hS1kOtSdO18S4O9S7O2SeO6S4aOrcS4OhS3OdS3O3bS4O2nS6OcS4OSfOcS4O1k" +
+  "S8OaS6O14S8OuS2OcS4O2S1qO9gScOeS2OdS3OaS5O1kS7OfS2ObS6O9S7O43SO2kSaNsmOwyoLwO37eL6O66L2O4g2L" +
+  "eO5rlLfOhaL1wiOf2L15uO3t7L5O38gLf9e8O6oM";
+
+const CLASS_LETTERS = "OLMSWRN";
+
+/** Class of each code point from U+0000 to U+10FFFF, in pages of 256 that share their storage. */
+function buildTable(): { pageOf: Uint16Array; pages: Uint8Array } {
+  const flat = new Uint8Array(0x110000);
+  let at = 0;
+  for (const [, length, letter] of RUNS.matchAll(/([0-9a-z]*)([A-Z])/g)) {
+    const end = at + (length ? Number.parseInt(length, 36) : 1);
+    flat.fill(CLASS_LETTERS.indexOf(letter!), at, end);
+    at = end;
+  }
+  for (let c = 0x3040; c <= 0x30ff; c++) flat[c]! |= CJK;
+  for (let c = 0x4e00; c <= 0x9fa5; c++) flat[c]! |= CJK;
+
+  const pageOf = new Uint16Array(0x1100);
+  const pages: Uint8Array[] = [];
+  const known = new Map<string, number>();
+  for (let page = 0; page < pageOf.length; page++) {
+    const content = flat.subarray(page << 8, (page + 1) << 8);
+    const key = String.fromCharCode(...content);
+    let index = known.get(key);
+    if (index === undefined) {
+      index = pages.push(content) - 1;
+      known.set(key, index);
+    }
+    pageOf[page] = index << 8;
+  }
+  const packed = new Uint8Array(pages.length << 8);
+  for (const [i, page] of pages.entries()) packed.set(page, i << 8);
+  return { pageOf, pages: packed };
+}
+
+const { pageOf, pages } = /* @__PURE__ */ buildTable();
+
+/** Class of a code point. */
+export function classOfCodePoint(codePoint: number): number {
+  return pages[pageOf[codePoint >> 8]! + (codePoint & 0xff)]!;
+}
+
+/** Class of the character whose UTF-8 starts at `bytes[i]`; the bytes must be valid. */
+export function classAt(bytes: Uint8Array, i: number): number {
+  const lead = bytes[i]!;
+  if (lead < 0x80) return pages[lead]!; // U+0000 is in the first page
+  if (lead < 0xe0) return classOfCodePoint(((lead & 0x1f) << 6) | (bytes[i + 1]! & 0x3f));
+  const tail = ((bytes[i + 1]! & 0x3f) << 6) | (bytes[i + 2]! & 0x3f);
+  if (lead < 0xf0) return classOfCodePoint(((lead & 0x0f) << 12) | tail);
+  return classOfCodePoint(((lead & 0x07) << 18) | (tail << 6) | (bytes[i + 3]! & 0x3f));
+}
+
+/** Bytes of the character that starts with this byte. */
+export function widthOf(lead: number): number {
+  return lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+}
