@@ -1,0 +1,312 @@
+/**
+ * Which values are computed together in one loop kernel. A unit is a root that a loop computes: an
+ * element-wise value or a reduction. Units share a kernel when their outer iterations agree and
+ * what one takes from another lies at the same outer point: a norm, a softmax, a loss with all its
+ * reductions becomes one pass over rows; an optimiser's three updates become one loop.
+ */
+import { type Node, nodeOf, sizeOf } from "../graph.ts";
+import { constantIndex, type Index, LoopBuilder, sameIndex } from "../loop.ts";
+import type { Tensor } from "../tensor.ts";
+import { Emitter } from "./emit.ts";
+import { isKernel, REDUCTIONS, type Roots } from "./roots.ts";
+
+export interface Unit {
+  readonly tensor: Tensor;
+  /** Of a reduction: the axes of its operand. */
+  readonly axes?: readonly number[];
+  /** Roots that it reads. */
+  readonly reads: ReadonlySet<Tensor>;
+}
+
+export interface Group {
+  readonly kind: "group";
+  units: Unit[];
+  /** Extents of the outer loops; for purely element-wise groups, of all loops. */
+  outer: readonly number[];
+  reduces: boolean;
+}
+
+export interface KernelEntry {
+  readonly kind: "kernel";
+  readonly node: Node;
+}
+
+export type Entry = Group | KernelEntry;
+
+/** How far back a group may be joined that only shares operands. */
+const WINDOW = 24;
+/** A kernel reads no more tensors than this. */
+const MOST_READS = 28;
+/** Fewer outer points than this leave threads idle, unless the whole is small. */
+const FEWEST_ROWS = 16;
+const SMALL = 16384;
+
+/** The program's kernels in order of execution. */
+export function schedule({ live, roots }: Roots): Entry[] {
+  const entries: Entry[] = [];
+  const position = new Map<Tensor, number>();
+  for (const node of live) {
+    if (node.op === "input") continue;
+    if (isKernel(node)) {
+      const at = entries.push({ kind: "kernel", node }) - 1;
+      for (const t of node.outputs) position.set(t, at);
+      continue;
+    }
+    for (const tensor of node.outputs) {
+      if (!roots.has(tensor)) continue;
+      const unit: Unit = {
+        tensor,
+        reads: readsOf(tensor, roots),
+        ...(REDUCTIONS.has(node.op) && { axes: node.attrs.axes as number[] }),
+      };
+      const latest = Math.max(-1, ...[...unit.reads].map((t) => position.get(t) ?? -1));
+      position.set(tensor, place(unit, entries, latest, roots));
+    }
+  }
+  return entries;
+}
+
+function place(unit: Unit, entries: Entry[], latest: number, roots: ReadonlySet<Tensor>): number {
+  const vertical = entries[latest];
+  if (vertical?.kind === "group" && join(unit, vertical, roots)) return latest;
+  for (let at = entries.length - 1; at > latest && at >= entries.length - WINDOW; at--) {
+    const group = entries[at] as Entry;
+    if (group.kind === "group" && sharesWork(unit, group) && join(unit, group, roots)) return at;
+  }
+  const outer = outerOf(unit);
+  return (
+    entries.push({ kind: "group", units: [unit], outer, reduces: unit.axes !== undefined }) - 1
+  );
+}
+
+/** The roots a value is computed from, and what its barriers wait for. */
+function readsOf(t: Tensor, roots: ReadonlySet<Tensor>): Set<Tensor> {
+  const reads = new Set<Tensor>();
+  const seen = new Set<Node>();
+  const visit = (node: Node, output: number) => {
+    if (node.op !== "custom") {
+      if (seen.has(node)) return;
+      seen.add(node);
+    }
+    const inputs =
+      node.op === "custom"
+        ? [node.inputs[(node.attrs.args as number) + output] as Tensor]
+        : node.inputs;
+    for (const input of inputs) {
+      if (roots.has(input)) reads.add(input);
+      else visit(nodeOf(input), input.output);
+    }
+  };
+  visit(nodeOf(t), t.output);
+  return reads;
+}
+
+/** Without a value passed between them, units share a kernel only if they are alike and read the same. */
+function sharesWork(unit: Unit, group: Group): boolean {
+  return group.units.some((other) => {
+    const alike =
+      other.tensor.shape.join() === unit.tensor.shape.join() &&
+      (other.axes === undefined) === (unit.axes === undefined) &&
+      (unit.axes === undefined || operandKey(unit) === operandKey(other));
+    return (
+      alike &&
+      [...unit.reads].some((t) => t.size >= unit.tensor.size && t.size > 1 && other.reads.has(t))
+    );
+  });
+}
+
+function operandKey(unit: Unit): string {
+  return `${nodeOf(unit.tensor).inputs[0]?.shape.join()}/${unit.axes?.join()}`;
+}
+
+function outerOf(unit: Unit): readonly number[] {
+  return unit.tensor.shape.filter((d) => d !== 1);
+}
+
+/** Adds the unit if it fits; says whether it did. */
+function join(unit: Unit, group: Group, roots: ReadonlySet<Tensor>): boolean {
+  const outer = jointOuter(unit, group);
+  if (outer === undefined) return false;
+  const reads = new Set([...group.units, unit].flatMap((u) => [...u.reads]));
+  if (reads.size > MOST_READS) return false;
+  const units = [...group.units, unit];
+  const inside = new Set(group.units.map((u) => u.tensor));
+  if ([...unit.reads].some((t) => inside.has(t)) && !rowLocal(unit, units, outer, roots))
+    return false;
+  group.units = units;
+  group.outer = outer;
+  group.reduces ||= unit.axes !== undefined;
+  return true;
+}
+
+/** The outer extents under which the group and the unit can share a kernel. */
+function jointOuter(unit: Unit, group: Group): readonly number[] | undefined {
+  const own = outerOf(unit);
+  const total = sizeOf(group.outer);
+  if (!group.reduces && unit.axes === undefined) {
+    return sizeOf(own) === total ? refine(own, group.outer) : undefined;
+  }
+  if (group.reduces && unit.axes !== undefined) {
+    const alike = group.units.some((u) => u.axes && operandKey(u) === operandKey(unit));
+    if (!alike && (!trailing(unit) || group.units.some((u) => u.axes && !trailing(u))))
+      return undefined;
+    return sizeOf(own) === total ? refine(own, group.outer) : undefined;
+  }
+  // One is element-wise over rows of the other's outer points.
+  const reducing = unit.axes ? own : group.outer;
+  const mapped = unit.axes ? group.outer : own;
+  if (unit.axes && !trailing(unit)) return undefined;
+  const rows = sizeOf(reducing);
+  if (sizeOf(mapped) % Math.max(1, rows) !== 0) return undefined;
+  const inner = sizeOf(mapped) / Math.max(1, rows);
+  if (unit.axes && inner > 1 && rows < FEWEST_ROWS && sizeOf(mapped) > SMALL) return undefined;
+  if (!unit.axes && inner > 1) {
+    const columns = group.units.some((u) => u.axes && !trailing(u));
+    if (columns || (rows < FEWEST_ROWS && sizeOf(mapped) > SMALL)) return undefined;
+  }
+  const joint = refine(mapped, inner === 1 ? reducing : [...reducing, inner]);
+  if (joint === undefined) return undefined;
+  // The refined list up to the row boundary.
+  let product = 1;
+  let n = 0;
+  while (product < rows) product *= joint[n++] as number;
+  return product === rows ? joint.slice(0, n) : undefined;
+}
+
+/** Whether a reduction runs over its operand's last axes (extents of 1 aside). */
+function trailing(unit: Unit): boolean {
+  const shape = (nodeOf(unit.tensor).inputs[0] as Tensor).shape;
+  const real = shape.map((_, a) => a).filter((a) => shape[a] !== 1);
+  const axes = (unit.axes as readonly number[]).filter((a) => shape[a] !== 1);
+  return axes.every((a) => real.indexOf(a) >= real.length - axes.length);
+}
+
+/** The coarsest list of extents that both lists of one product can be cut into, if there is one. */
+export function refine(a: readonly number[], b: readonly number[]): readonly number[] | undefined {
+  if (a.includes(0) || b.includes(0)) return a.join() === b.join() ? a : undefined;
+  const bounds = (list: readonly number[]) => {
+    const out: number[] = [];
+    let product = 1;
+    for (const d of [...list].reverse()) {
+      product *= d;
+      out.push(product);
+    }
+    return out;
+  };
+  const all = [...new Set([...bounds(a), ...bounds(b)])].filter((p) => p > 1).sort((x, y) => x - y);
+  const dims: number[] = [];
+  let before = 1;
+  for (const p of all) {
+    if (p % before !== 0) return undefined;
+    dims.push(p / before);
+    before = p;
+  }
+  return dims.reverse();
+}
+
+/** Whether the unit takes the group's reductions at its own outer point only. */
+function rowLocal(
+  unit: Unit,
+  units: readonly Unit[],
+  outer: readonly number[],
+  roots: ReadonlySet<Tensor>,
+): boolean {
+  const space = new GroupSpace(outer);
+  let local = true;
+  const own = new Map(units.map((u) => [u.tensor, u]));
+  const emitter: Emitter = new Emitter(
+    space.b,
+    (t) => roots.has(t),
+    (t, index) => {
+      const member = own.get(t);
+      if (member === undefined || t === unit.tensor) return undefined;
+      if (member.axes === undefined) return emitter.compute(t, index);
+      if (!space.atOwnPoint(t.shape, index)) local = false;
+      return space.b.constant(0, "f32");
+    },
+  );
+  const { index } = space.iterate(unit);
+  if (unit.axes) emitter.at(nodeOf(unit.tensor).inputs[0] as Tensor, index);
+  else emitter.compute(unit.tensor, index);
+  return local;
+}
+
+/** The variables of a group's kernel and how tensors' axes run over them. */
+export class GroupSpace {
+  readonly b: LoopBuilder = new LoopBuilder();
+  readonly outer: readonly number[];
+  readonly #outerVars: readonly number[];
+  readonly #inner: Map<string, readonly number[]> = new Map();
+
+  constructor(outer: readonly number[]) {
+    this.outer = outer;
+    this.#outerVars = outer.map((d) => this.b.newVar(d));
+  }
+
+  /** The unit's inner variables, and the index of its element (of its operand's, for a reduction). */
+  iterate(unit: Unit): {
+    inner: readonly number[];
+    index: readonly Index[];
+    result: readonly Index[];
+  } {
+    const shape = unit.tensor.shape;
+    if (unit.axes === undefined) {
+      const rows = sizeOf(this.outer);
+      const real = shape.filter((d) => d !== 1);
+      const whole =
+        refine(
+          real,
+          [...this.outer, sizeOf(real) / Math.max(1, rows)].filter((d) => d !== 1),
+        ) ?? real;
+      const inner = this.#innerVars(whole.slice(this.outer.filter((d) => d !== 1).length));
+      const index = this.#axes(shape, [...this.#outerVars, ...inner]);
+      return { inner, index, result: index };
+    }
+    const operand = nodeOf(unit.tensor).inputs[0] as Tensor;
+    const inner = this.#innerVars(unit.axes.map((a) => operand.shape[a] as number));
+    const result = this.#axes(shape, this.#outerVars);
+    let kept = 0;
+    const index = operand.shape.map((_, a) => {
+      const at = (unit.axes as readonly number[]).indexOf(a);
+      return at >= 0 ? this.b.variable(inner[at] as number) : (result[kept++] as Index);
+    });
+    return { inner, index, result };
+  }
+
+  /** Whether an index of a tensor of row results is the outer point itself. */
+  atOwnPoint(shape: readonly number[], index: readonly Index[]): boolean {
+    const own = this.#axes(shape, this.#outerVars);
+    return own.every((ix, a) => sameIndex(ix, index[a] as Index));
+  }
+
+  #innerVars(extents: readonly number[]): readonly number[] {
+    const key = extents.join();
+    let vars = this.#inner.get(key);
+    if (vars === undefined) {
+      vars = extents.map((d) => this.b.newVar(d));
+      this.#inner.set(key, vars);
+    }
+    return vars;
+  }
+
+  /** Index of each axis, given variables whose extents refine the shape. */
+  #axes(shape: readonly number[], vars: readonly number[]): Index[] {
+    const left = [...vars];
+    return shape
+      .map((d) => d)
+      .reverse()
+      .map((d) => {
+        const strides: number[] = [];
+        let product = 1;
+        if (d === 0) left.pop();
+        while (product < d) {
+          const v = left.pop() as number;
+          strides[v] = product;
+          product *= this.b.vars[v] as number;
+        }
+        if (product === 1) return constantIndex(0);
+        return { offset: 0, strides: Array.from(strides, (s) => s ?? 0), terms: [] };
+      })
+      .reverse();
+  }
+}

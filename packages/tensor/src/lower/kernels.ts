@@ -1,0 +1,323 @@
+/** From the graph's matrix products, attention, sorts and scatters to kernels over strided views. */
+import type { AttentionShape, HeadsView, Kernel, MatrixView } from "../backend.ts";
+import { type DType, dtypeBytes } from "../dtype.ts";
+import { type Node, sizeOf } from "../graph.ts";
+import type { Tensor } from "../tensor.ts";
+import { viewOf } from "./emit.ts";
+
+export interface LoweredKernel {
+  readonly kernel: Kernel;
+  readonly bound: readonly Tensor[];
+  readonly writes: readonly number[];
+  readonly flops: number;
+}
+
+/** Operations (and from which operand on) whose kernels take whole tensors rather than views. */
+const WHOLE_FROM: Readonly<Record<string, number>> = {
+  topK: 0,
+  countingSort: 0,
+  cumsum: 0,
+  scatter: 0,
+  groupedRows: 2,
+  groupedOuter: 2,
+  attention: 3,
+  attentionGrad: 4,
+};
+
+/** The tensor that a kernel reads for operand i: what it is a view of, where the kernel takes views. */
+export function operandOf(node: Node, i: number): Tensor {
+  const t = node.inputs[i] as Tensor;
+  const view = viewOf(t);
+  if (view === undefined) return t;
+  if (i < (WHOLE_FROM[node.op] ?? Number.POSITIVE_INFINITY)) return view.base;
+  const same = view.offset === 0 && view.base.size === t.size;
+  return same && view.strides.join() === contiguous(t.shape).join() ? view.base : t;
+}
+
+/** Collects the tensors that a kernel's slots stand for. */
+class Slots {
+  readonly bound: Tensor[] = [];
+  readonly writes: number[] = [];
+
+  of(t: Tensor): number {
+    const known = this.bound.indexOf(t);
+    return known >= 0 ? known : this.bound.push(t) - 1;
+  }
+
+  output(t: Tensor): number {
+    const slot = this.of(t);
+    this.writes.push(slot);
+    return slot;
+  }
+
+  view(t: Tensor): { slot: number; dtype: DType; offset: number; strides: readonly number[] } {
+    const { base, offset, strides } = viewOf(t) ?? {
+      base: t,
+      offset: 0,
+      strides: contiguous(t.shape),
+    };
+    return { slot: this.of(base), dtype: t.dtype, offset, strides };
+  }
+
+  matrix(t: Tensor, scale?: Tensor, block?: readonly [number, number]): MatrixView {
+    const { slot, dtype, offset, strides } = this.view(t);
+    const plain = { slot, dtype, offset, ...matrixStrides(strides) };
+    if (scale === undefined || block === undefined) return plain;
+    const s = this.view(scale);
+    if (s.offset !== 0)
+      throw new Error("internal: block scales must start at the beginning of a tensor");
+    return { ...plain, scale: { slot: s.slot, block, ...matrixStrides(s.strides) } };
+  }
+
+  heads(t: Tensor): HeadsView {
+    const { slot, dtype, offset, strides } = this.view(t);
+    return { slot, dtype, offset, strides: strides as unknown as HeadsView["strides"] };
+  }
+}
+
+function contiguous(shape: readonly number[]): number[] {
+  return shape.map((d, a) => (d === 1 ? 0 : sizeOf(shape.slice(a + 1))));
+}
+
+function matrixStrides(strides: readonly number[]) {
+  return {
+    batch: strides.slice(0, -2),
+    row: strides.at(-2) as number,
+    col: strides.at(-1) as number,
+  };
+}
+
+const at = (list: readonly Tensor[], i: number): Tensor => list[i] as Tensor;
+
+type Lower = (node: Node, s: Slots) => { kernel: Kernel; flops?: number };
+
+const LOWER: Record<string, Lower> = {
+  matmul(node, s) {
+    const [a, b] = [at(node.inputs, 0), at(node.inputs, 1)];
+    const out = at(node.outputs, 0);
+    const { aBlock, bBlock } = node.attrs as {
+      aBlock?: [number, number];
+      bBlock?: [number, number];
+    };
+    const scales = node.inputs.slice(2);
+    const batch = a.shape.slice(0, -2);
+    const [m, k] = a.shape.slice(-2) as [number, number];
+    const n = b.shape.at(-1) as number;
+    const kernel: Kernel = {
+      kind: "matmul",
+      batch,
+      m,
+      n,
+      k,
+      a: s.matrix(a, aBlock && scales.shift(), aBlock),
+      b: s.matrix(b, bBlock && scales.shift(), bBlock),
+      out: {
+        slot: s.output(out),
+        dtype: out.dtype,
+        offset: 0,
+        ...matrixStrides(contiguous(out.shape)),
+      },
+    };
+    return { kernel, flops: 2 * sizeOf(batch) * m * n * k };
+  },
+  groupedRows(node, s) {
+    const [x, w] = node.inputs as [Tensor, Tensor];
+    const out = at(node.outputs, 0);
+    const [rows, k] = x.shape as [number, number];
+    const [groups, , n] = w.shape as [number, number, number];
+    const kernel: Kernel = {
+      kind: "groupedMatmul",
+      form: "rows",
+      groups,
+      rows,
+      k,
+      n,
+      offsets: s.of(operandOf(node, 2)),
+      a: s.matrix(x),
+      b: s.matrix(w),
+      out: {
+        slot: s.output(out),
+        dtype: out.dtype,
+        offset: 0,
+        ...matrixStrides(contiguous(out.shape)),
+      },
+    };
+    return { kernel, flops: 2 * rows * k * n };
+  },
+  groupedOuter(node, s) {
+    const [a, b] = node.inputs as [Tensor, Tensor];
+    const out = at(node.outputs, 0);
+    const [groups, k, n] = out.shape as [number, number, number];
+    const rows = a.shape[0] as number;
+    const kernel: Kernel = {
+      kind: "groupedMatmul",
+      form: "groups",
+      groups,
+      rows,
+      k,
+      n,
+      offsets: s.of(operandOf(node, 2)),
+      a: s.matrix(a),
+      b: s.matrix(b),
+      out: {
+        slot: s.output(out),
+        dtype: out.dtype,
+        offset: 0,
+        ...matrixStrides(contiguous(out.shape)),
+      },
+    };
+    return { kernel, flops: 2 * rows * k * n };
+  },
+  attention(node, s) {
+    const [q, k, v] = node.inputs as [Tensor, Tensor, Tensor];
+    const [o, lse] = node.outputs as [Tensor, Tensor];
+    const shape = attentionShape(node, 3, s);
+    const kernel: Kernel = {
+      kind: "attention",
+      ...shape,
+      q: s.heads(q),
+      k: s.heads(k),
+      v: s.heads(v),
+      out: outputHeads(o, s),
+      lse: s.output(lse),
+    };
+    return { kernel, flops: attentionFlops(shape) };
+  },
+  attentionGrad(node, s) {
+    const [q, k, v, o, , g] = node.inputs as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+    const [dq, dk, dv] = node.outputs as [Tensor, Tensor, Tensor];
+    const shape = attentionShape(node, 6, s);
+    const kernel: Kernel = {
+      kind: "attentionGrad",
+      ...shape,
+      q: s.heads(q),
+      k: s.heads(k),
+      v: s.heads(v),
+      out: s.heads(o),
+      dout: s.heads(g),
+      lse: s.of(operandOf(node, 4)),
+      dq: outputHeads(dq, s),
+      dk: outputHeads(dk, s),
+      dv: outputHeads(dv, s),
+    };
+    return { kernel, flops: 2.5 * attentionFlops(shape) };
+  },
+  topK(node, s) {
+    const x = at(node.inputs, 0);
+    const n = x.shape.at(-1) as number;
+    const kernel: Kernel = {
+      kind: "topK",
+      rows: x.size / Math.max(1, n),
+      n,
+      k: node.attrs.k as number,
+      input: s.of(operandOf(node, 0)),
+      values: s.output(at(node.outputs, 0)),
+      indices: s.output(at(node.outputs, 1)),
+    };
+    return { kernel };
+  },
+  countingSort(node, s) {
+    const ids = at(node.inputs, 0);
+    const kernel: Kernel = {
+      kind: "countingSort",
+      n: ids.size,
+      buckets: node.attrs.buckets as number,
+      ids: s.of(operandOf(node, 0)),
+      order: s.output(at(node.outputs, 0)),
+      rank: s.output(at(node.outputs, 1)),
+      offsets: s.output(at(node.outputs, 2)),
+    };
+    return { kernel };
+  },
+  cumsum(node, s) {
+    const x = at(node.inputs, 0);
+    const axis = node.attrs.axis as number;
+    const kernel: Kernel = {
+      kind: "cumsum",
+      outer: sizeOf(x.shape.slice(0, axis)),
+      n: x.shape[axis] as number,
+      inner: sizeOf(x.shape.slice(axis + 1)),
+      input: s.of(operandOf(node, 0)),
+      output: s.output(at(node.outputs, 0)),
+      dtype: x.dtype,
+    };
+    return { kernel };
+  },
+  scatter(node, s) {
+    const [base, indices] = node.inputs as [Tensor, Tensor, Tensor];
+    const baseRows = base.shape[0] as number;
+    const kernel: Kernel = {
+      kind: "scatter",
+      mode: node.attrs.mode as "set" | "add",
+      baseRows,
+      rows: indices.size,
+      width: sizeOf(base.shape.slice(1)),
+      dtype: base.dtype,
+      base: s.of(operandOf(node, 0)),
+      indices: s.of(operandOf(node, 1)),
+      updates: s.of(operandOf(node, 2)),
+      out: s.output(at(node.outputs, 0)),
+    };
+    return { kernel };
+  },
+};
+
+function outputHeads(t: Tensor, s: Slots): HeadsView {
+  const [, time, heads, width] = t.shape as [number, number, number, number];
+  return {
+    slot: s.output(t),
+    dtype: t.dtype,
+    offset: 0,
+    strides: [time * heads * width, heads * width, width, 1],
+  };
+}
+
+function attentionShape(node: Node, extra: number, s: Slots): AttentionShape {
+  const [q, k, v] = node.inputs as [Tensor, Tensor, Tensor];
+  const [batch, queries, heads, qkWidth] = q.shape as [number, number, number, number];
+  const names = node.attrs.extra as string[];
+  const slot = (name: string) => {
+    const i = names.indexOf(name);
+    return i < 0 ? undefined : s.of(operandOf(node, extra + i));
+  };
+  const lengths = slot("lengths");
+  const segments = slot("segments");
+  const table = slot("pages");
+  const perPage = k.shape[1] as number;
+  const pages = table === undefined ? undefined : { slot: table, pageSize: perPage };
+  return {
+    batch,
+    queries,
+    keys: pages
+      ? perPage * (at(node.inputs, extra + names.indexOf("pages")).shape[1] as number)
+      : perPage,
+    heads,
+    keyHeads: k.shape[2] as number,
+    qkWidth,
+    vWidth: v.shape[3] as number,
+    scale: node.attrs.scale as number,
+    causal: node.attrs.causal as boolean,
+    ...(lengths !== undefined && { lengths }),
+    ...(segments !== undefined && { segments }),
+    ...(pages && { pages }),
+  };
+}
+
+function attentionFlops(a: AttentionShape): number {
+  const pairs =
+    a.batch * a.heads * a.queries * a.keys * (a.causal && a.queries === a.keys ? 0.5 : 1);
+  return 2 * pairs * (a.qkWidth + a.vWidth);
+}
+
+export function lowerKernel(node: Node): LoweredKernel {
+  const lower = LOWER[node.op];
+  if (lower === undefined) throw new Error(`internal: no kernel for ${node.op}`);
+  const slots = new Slots();
+  const { kernel, flops = 0 } = lower(node, slots);
+  return { kernel, bound: slots.bound, writes: slots.writes, flops };
+}
+
+/** Bytes that a kernel reads and writes at least, each buffer once. */
+export function trafficOf(bound: readonly Tensor[]): number {
+  return bound.reduce((n, t) => n + t.size * dtypeBytes(t.dtype), 0);
+}

@@ -1,0 +1,101 @@
+/** Which tensors of a graph get memory of their own; everything else is computed where it is used. */
+import { type Node, nodeOf } from "../graph.ts";
+import { opDef } from "../ops/registry.ts";
+import type { Tensor } from "../tensor.ts";
+import { sourceOf } from "./emit.ts";
+import { operandOf } from "./kernels.ts";
+
+export const REDUCTIONS: ReadonlySet<string> = new Set(["sum", "reduceMax", "reduceMin"]);
+
+/** Whether a node is lowered to a kernel of its own. */
+export function isKernel(node: Node): boolean {
+  const def = opDef(node.op);
+  return !def.emit && !def.source && !REDUCTIONS.has(node.op) && node.op !== "input";
+}
+
+/** Recomputing more than this (in simple operations) costs more than a store and a load. */
+const CHEAP = 8;
+/** An operation this expensive is not repeated for every element of a broadcast. */
+const WORTH_KEEPING = 10;
+/** Longest expression of one kernel. */
+const LONGEST = 600;
+
+export interface Roots {
+  /** Nodes that the outputs need, in topological order. */
+  readonly live: readonly Node[];
+  readonly roots: ReadonlySet<Tensor>;
+}
+
+/** @param outputs the program's results; inputs are always roots. */
+export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]): Roots {
+  const live = liveNodes(nodes, outputs);
+  const roots = new Set<Tensor>(outputs);
+  for (const node of live) {
+    if (node.op === "input" || REDUCTIONS.has(node.op) || isKernel(node)) {
+      for (const t of node.outputs) roots.add(t);
+    }
+    if (isKernel(node)) {
+      node.inputs.forEach((_, i) => {
+        roots.add(operandOf(node, i));
+      });
+    }
+  }
+
+  const uses = countUses(live);
+  // Cost and full-size loads of each value if inlined.
+  const cost = new Map<Tensor, number>();
+  const loads = new Map<Tensor, number>();
+  for (const node of live) {
+    const def = opDef(node.op);
+    for (const out of node.outputs) {
+      const source = sourceOf(out);
+      const inputs = source ? [source] : node.inputs;
+      let c = def.cost ?? 0;
+      let l = 0;
+      for (const t of new Set(inputs)) {
+        const repeated = out.size > t.size || node.op === "take";
+        if (repeated && !roots.has(t) && (cost.get(t) ?? 0) >= WORTH_KEEPING && t.size > 1)
+          roots.add(t);
+        if (roots.has(t)) l += t.size * 8 >= out.size ? 1 : 0.1;
+        else {
+          c += cost.get(t) ?? 0;
+          l += loads.get(t) ?? 0;
+        }
+      }
+      cost.set(out, c);
+      loads.set(out, l);
+      if (source || roots.has(out) || !def.emit) continue;
+      const shared = (uses.get(out) ?? 0) > 1 && (l >= 2 || c > CHEAP);
+      if (shared || c > LONGEST) roots.add(out);
+    }
+  }
+  return { live, roots };
+}
+
+function liveNodes(nodes: readonly Node[], outputs: readonly Tensor[]): Node[] {
+  const needed = new Set<Node>();
+  const stack = outputs.map(nodeOf);
+  while (stack.length > 0) {
+    const node = stack.pop() as Node;
+    if (needed.has(node)) continue;
+    needed.add(node);
+    // Of a custom node only what its outputs show is needed.
+    const skip = node.op === "custom" ? (node.attrs.args as number) : 0;
+    for (const t of node.inputs.slice(skip)) stack.push(nodeOf(t));
+  }
+  return nodes.filter((n) => needed.has(n));
+}
+
+/** How many operations read each tensor, looking through shape operations. */
+function countUses(live: readonly Node[]): Map<Tensor, number> {
+  const uses = new Map<Tensor, number>();
+  for (const node of [...live].reverse()) {
+    for (const out of node.outputs) {
+      const source = sourceOf(out);
+      if (source) uses.set(source, (uses.get(source) ?? 0) + (uses.get(out) ?? 0));
+    }
+    if (opDef(node.op).source) continue;
+    for (const t of new Set(node.inputs)) uses.set(t, (uses.get(t) ?? 0) + 1);
+  }
+  return uses;
+}

@@ -1,0 +1,90 @@
+/** The few neural operations that every layer shares. */
+import { isFloat } from "./dtype.ts";
+import { describe } from "./graph.ts";
+import { full } from "./ops/create.ts";
+import { takeAlong } from "./ops/indexed.ts";
+import { matmul } from "./ops/matrix.ts";
+import { add, cast, cos, lt, mul, rsqrt, silu, sin, square, sub, where } from "./ops/pointwise.ts";
+import { logSumExp, mean } from "./ops/reduce.ts";
+import { expandDims, flip, reshape, stack } from "./ops/shape.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** x [..., K] · wᵀ with w [M, K] (stored as on disk: output by input), plus bias [M]. */
+export function linear(x: Tensor, w: Tensor, bias?: Tensor): Tensor {
+  const y = matmul(x.rank === 1 ? expandDims(x, 0) : x, w, { transposeB: true, dtype: x.dtype });
+  const out = x.rank === 1 ? reshape(y, [w.shape[0] as number]) : y;
+  return bias ? add(out, bias) : out;
+}
+
+/** x / √(mean(x²) + eps) · weight over the last axis, in f32, returned in the dtype of x. */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+  const x32 = cast(x, "f32");
+  const scale = rsqrt(add(mean(square(x32), -1, { keepDims: true }), eps));
+  return cast(mul(mul(x32, scale), cast(weight, "f32")), x.dtype);
+}
+
+/** silu(gate) · up, the activation of gated feed-forward layers; computed in f32. */
+export function swiglu(gate: Tensor, up: Tensor): Tensor {
+  return cast(mul(silu(cast(gate, "f32")), cast(up, "f32")), gate.dtype);
+}
+
+/** cos and sin of position · frequency. */
+export interface RotaryTables {
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+}
+
+/**
+ * @param positions i32 [T] or [B, T]
+ * @param frequencies f32 [d / 2], radians per position
+ * @returns f32 [T, d / 2] or [B, T, d / 2]
+ */
+export function rotaryTables(positions: Tensor, frequencies: Tensor): RotaryTables {
+  const angles = mul(expandDims(cast(positions, "f32"), -1), frequencies);
+  return { cos: cos(angles), sin: sin(angles) };
+}
+
+/**
+ * Rotates the interleaved pairs (x[2i], x[2i + 1]) of x [B, T, H, d] by the angle of its position,
+ * in f32. Tables are [T, d / 2] or [B, T, d / 2].
+ */
+export function rotary(x: Tensor, tables: RotaryTables): Tensor {
+  const [, t, , d] = x.shape as [number, number, number, number];
+  if (
+    x.rank !== 4 ||
+    d % 2 !== 0 ||
+    tables.cos.shape.at(-1) !== d / 2 ||
+    tables.cos.shape.at(-2) !== t
+  ) {
+    throw new Error(`rotary: ${describe(x)} does not fit tables ${describe(tables.cos)}`);
+  }
+  const pairs = reshape(cast(x, "f32"), [...x.shape.slice(0, 3), d / 2, 2]); // [B, T, H, d/2, 2]
+  const perHead = (table: Tensor) => expandDims(table, -2); // [(B,) T, 1, d/2]
+  // (a, b) → (a cos − b sin, b cos + a sin) = (a, b) cos + (b, a) (−sin, sin)
+  const sines = stack([mul(perHead(tables.sin), -1), perHead(tables.sin)], -1);
+  const cosines = expandDims(perHead(tables.cos), -1);
+  return cast(reshape(add(mul(pairs, cosines), mul(flip(pairs, [4]), sines)), x.shape), x.dtype);
+}
+
+/**
+ * −log softmax(logits)[target] for each row, in f32 and without materialising f32 logits.
+ * @param logits [N, V]
+ * @param targets i32 [N]; a negative target is ignored: its loss is 0 and has no gradient
+ * @returns f32 [N]
+ */
+export function crossEntropy(logits: Tensor, targets: Tensor): Tensor {
+  if (
+    logits.rank !== 2 ||
+    !isFloat(logits.dtype) ||
+    targets.rank !== 1 ||
+    targets.shape[0] !== logits.shape[0]
+  ) {
+    throw new Error(
+      `crossEntropy: logits ${describe(logits)} and targets ${describe(targets)} should be [N, V] and i32[N]`,
+    );
+  }
+  const x = cast(logits, "f32");
+  const target = reshape(takeAlong(x, expandDims(targets, 1)), [targets.shape[0] as number]);
+  const loss = sub(logSumExp(x, -1), target);
+  return where(lt(targets, 0), full(loss.shape, 0), loss);
+}
