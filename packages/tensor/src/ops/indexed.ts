@@ -4,7 +4,7 @@ import { describe } from "../graph.ts";
 import type { Index } from "../loop.ts";
 import type { Tensor } from "../tensor.ts";
 import { full, iota, zeros } from "./create.ts";
-import { cast, eq, where } from "./pointwise.ts";
+import { and, cast, eq, ge, lt, where } from "./pointwise.ts";
 import { sum } from "./reduce.ts";
 import { apply, apply1, define, type EmitContext } from "./registry.ts";
 import { axisOf, broadcastTo, expandDims, flip, permute, reshape } from "./shape.ts";
@@ -137,7 +137,7 @@ define("scatter", {
   grad(node, [g]) {
     if (!g) return [null, null, null];
     const [base, ids, updates] = node.inputs as [Tensor, Tensor, Tensor];
-    if (node.attrs.mode === "add") return [g, null, take(g, ids)];
+    if (node.attrs.mode === "add") return [g, null, landed(take(g, ids), ids, base)];
     // "set" with repeated indices: the last update wins, so only it gets a gradient.
     const rows = ids.shape[0] as number;
     const last = scatterLast(ids, base.shape[0] as number);
@@ -151,6 +151,12 @@ define("scatter", {
     ];
   },
 });
+
+/** Zero where an update fell outside the base and was skipped. */
+function landed(rows: Tensor, ids: Tensor, base: Tensor): Tensor {
+  const inside = and(ge(ids, 0), lt(ids, base.shape[0] as number));
+  return where(reshape(inside, [ids.size, ...rows.shape.slice(1).map(() => 1)]), rows, 0);
+}
 
 /** For every row, the position of the last update that lands on it, or −1. */
 function scatterLast(ids: Tensor, rows: number): Tensor {

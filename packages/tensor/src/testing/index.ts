@@ -1,1 +1,2 @@
+export { conformance, type TestRunner } from "./conformance.ts";
 export { referenceBackend } from "./reference-backend.ts";

@@ -25,25 +25,10 @@ function store(slots: Slots, s: number, at: number, x: number): void {
   values[at] = roundTo(x, dtype);
 }
 
+type Runner<K> = (kernel: K, slots: Slots) => void;
+
 export function runKernel(kernel: Exclude<Kernel, LoopKernel>, slots: Slots): void {
-  switch (kernel.kind) {
-    case "matmul":
-      return matmul(kernel, slots);
-    case "groupedMatmul":
-      return groupedMatmul(kernel, slots);
-    case "attention":
-      return attention(kernel, slots);
-    case "attentionGrad":
-      return attentionGrad(kernel, slots);
-    case "topK":
-      return topK(kernel, slots);
-    case "countingSort":
-      return countingSort(kernel, slots);
-    case "cumsum":
-      return cumsum(kernel, slots);
-    case "scatter":
-      return scatter(kernel, slots);
-  }
+  (RUNNERS[kernel.kind] as Runner<typeof kernel>)(kernel, slots);
 }
 
 /** Element (r, c) of a matrix view at batch offsets, scaled. */
@@ -313,5 +298,20 @@ function scatter(kernel: ScatterKernel, slots: Slots): void {
       else out[to * width + c] = (out[to * width + c] as number) + x;
     }
   }
-  if (kernel.mode === "add") out.forEach((x, at) => store(slots, kernel.out, at, x));
+  if (kernel.mode === "add") {
+    out.forEach((x, at) => {
+      store(slots, kernel.out, at, x);
+    });
+  }
 }
+
+const RUNNERS = {
+  matmul,
+  groupedMatmul,
+  attention,
+  attentionGrad,
+  topK,
+  countingSort,
+  cumsum,
+  scatter,
+} as const;
