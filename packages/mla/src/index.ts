@@ -1,1 +1,17 @@
-export {};
+export { appendLatents, type CacheStep, cacheStep, latentCache, latentWidth } from "./cache.ts";
+export {
+  initMla,
+  type MlaConfig,
+  type MlaParams,
+  mlaParamShapes,
+  type QueryParams,
+} from "./config.ts";
+export { cheaperForm, type MlaOptions, mla, mlaCached } from "./mla.ts";
+export {
+  type RopeConfig,
+  type RopeTables,
+  ropeTables,
+  softmaxScale,
+  type YarnScaling,
+  yarnFrequencies,
+} from "./rope.ts";

@@ -1,1 +1,42 @@
-export {};
+export { ConfigError, checkConfig, isMoeLayer, type ModelConfig } from "./config.ts";
+export {
+  cacheBytesPerToken,
+  countParameters,
+  type FlopsOptions,
+  flopsPerToken,
+  type ParameterCount,
+} from "./count.ts";
+export {
+  type CachedOptions,
+  type CachedResult,
+  forwardCached,
+  latentCaches,
+  mtpCached,
+} from "./decode.ts";
+export { checkTokenIds, type GenerateOptions, generate, generateStream } from "./generate.ts";
+export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face.ts";
+export { type Batch, type LossOptions, type LossParts, lossFn } from "./loss.ts";
+export {
+  type ComputeDtype,
+  type ForwardOptions,
+  type ForwardResult,
+  forward,
+  type LayerRouting,
+} from "./model.ts";
+export { type NamedParam, namedParams } from "./names.ts";
+export {
+  initParams,
+  type LayerParams,
+  type ModelParams,
+  type MtpParams,
+  paramShapes,
+} from "./params.ts";
+export { denseVariant, PRESETS, type PresetName, preset } from "./presets.ts";
+export { randomSource, type SampleOptions, sampleToken } from "./sample.ts";
+export {
+  type LoadedModel,
+  type LoadOptions,
+  loadModel,
+  type SaveOptions,
+  saveModel,
+} from "./weights.ts";

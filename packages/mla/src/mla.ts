@@ -1,0 +1,183 @@
+/**
+ * Multi-head Latent Attention (DeepSeek-V3, arXiv 2412.19437, section 2.1.1, equations 1-11).
+ *
+ *   B batch, T tokens, S cached tokens, D hidden, H heads, Q query latent, C key-value latent,
+ *   N width of q and k without position, R width with (rotary), V width of v
+ *
+ * Two forms of one function. *Expanded*, for training and prefill: keys and values of every head
+ * are made from the latents. *Absorbed*, for decoding: q·(W_UK c) = (W_UKᵀ q)·c, so the queries are
+ * brought to the latents instead, all heads share one key of C + R numbers, and W_UV is applied to
+ * the mean of the latents. The first does less per query, the second nothing per cached token.
+ */
+import {
+  type AttentionOptions,
+  attention,
+  broadcastTo,
+  cast,
+  concat,
+  expandDims,
+  linear,
+  matmul,
+  permute,
+  reshape,
+  rmsNorm,
+  rotary,
+  sliceAxis,
+  split,
+  type Tensor,
+} from "@dsv3/tensor";
+import { appendLatents, type CacheStep, gatherLatents } from "./cache.ts";
+import type { MlaConfig, MlaParams } from "./config.ts";
+import { type RopeTables, softmaxScale } from "./rope.ts";
+
+export interface MlaOptions {
+  /** i32 [B, T]: tokens of different numbers do not see each other (packed samples). */
+  readonly segments?: Tensor | undefined;
+}
+
+/**
+ * Causal attention within the sequence, expanded form.
+ * x [B, T, D], rope [T, R/2] or [B, T, R/2] → [B, T, D] in x's dtype.
+ */
+export function mla(
+  p: MlaParams,
+  x: Tensor,
+  rope: RopeTables,
+  c: MlaConfig,
+  { segments }: MlaOptions = {},
+): Tensor {
+  const { qNope, qRope } = queries(p, x, rope, c);
+  const { cKv, kRope } = latents(p, x, rope, c);
+  const o = expandedAttention(p, qNope, qRope, cKv, kRope, c, { causal: true, segments });
+  return output(p, o); // eq. 11
+}
+
+/**
+ * Attention of T new tokens per sequence to all tokens so far, whose latents are in `cache`
+ * (layout and alignment: cache.ts). Stores the new latents, and returns the updated cache. Any
+ * number of tokens may come at once (chunked prefill), after any number before.
+ * `form` is chosen by the number of multiplications unless given.
+ */
+export function mlaCached(
+  p: MlaParams,
+  x: Tensor,
+  cache: Tensor,
+  step: CacheStep,
+  c: MlaConfig,
+  form: "expanded" | "absorbed" = cheaperForm(c, x.shape[1]!),
+): { output: Tensor; cache: Tensor } {
+  const { qNope, qRope } = queries(p, x, step.rope, c);
+  const { cKv, kRope } = latents(p, x, step.rope, c);
+  const stored = appendLatents(cache, concat([cKv, kRope], 2), step);
+
+  let o: Tensor; // [B, T, H, V]
+  if (form === "expanded") {
+    const seen = cast(gatherLatents(stored, step), x.dtype); // [B, S, C + R]
+    const [allKv, allRope] = split(seen, [c.kvLoraRank, c.qkRopeHeadDim], 2) as [Tensor, Tensor];
+    const mask = { causal: true, lengths: step.lengths };
+    o = expandedAttention(p, qNope, qRope, allKv, allRope, c, mask);
+  } else {
+    o = absorbedAttention(p, qNope, qRope, stored, step, c);
+  }
+  return { output: output(p, o), cache: stored };
+}
+
+/**
+ * Whichever form multiplies less for T queries. Per cached token and head, expanding costs C (N + V)
+ * and then N + R + V per query; absorbed costs 2 C + R per query. (T = 171 for DeepSeek-V3.)
+ */
+export function cheaperForm(c: MlaConfig, tokens: number): "expanded" | "absorbed" {
+  const { kvLoraRank: C, qkNopeHeadDim: N, qkRopeHeadDim: R, vHeadDim: V } = c;
+  return C * (N + V) + tokens * (N + R + V) < tokens * (2 * C + R) ? "expanded" : "absorbed";
+}
+
+/** Queries of every head, without position and rotated: [B, T, H, N] and [B, T, H, R]. */
+function queries(p: MlaParams, x: Tensor, rope: RopeTables, c: MlaConfig) {
+  const [B, T] = x.shape as [number, number];
+  const q =
+    "qProj" in p
+      ? linear(x, p.qProj)
+      : linear(rmsNorm(linear(x, p.qAProj), p.qALayernorm, c.rmsNormEps), p.qBProj); // eq. 6-8
+  const heads = reshape(q, [B, T, c.numAttentionHeads, c.qkNopeHeadDim + c.qkRopeHeadDim]);
+  const [qNope, qRope] = split(heads, [c.qkNopeHeadDim, c.qkRopeHeadDim], 3) as [Tensor, Tensor];
+  return { qNope, qRope: rotate(qRope, rope, c) }; // eq. 9
+}
+
+/** What the cache keeps (eq. 1-4): the normalised latent [B, T, C], the shared rotated key [B, T, R]. */
+function latents(p: MlaParams, x: Tensor, rope: RopeTables, c: MlaConfig) {
+  const down = linear(x, p.kvAProjWithMqa); // [B, T, C + R]
+  const [cKv, kRope] = split(down, [c.kvLoraRank, c.qkRopeHeadDim], 2) as [Tensor, Tensor];
+  const [B, T, R] = kRope.shape as [number, number, number];
+  return {
+    cKv: rmsNorm(cKv, p.kvALayernorm, c.rmsNormEps),
+    kRope: reshape(rotate(reshape(kRope, [B, T, 1, R]), rope, c), [B, T, R]),
+  };
+}
+
+/**
+ * Turns the pairs of x [B, T, H, R]. Channels that come as two halves are interleaved first, and
+ * stay so: queries and keys are permuted alike, which no dot product can tell.
+ */
+function rotate(x: Tensor, rope: RopeTables, c: MlaConfig): Tensor {
+  if (c.ropeInterleave) return rotary(x, rope);
+  const [B, T, H, R] = x.shape as [number, number, number, number];
+  const pairs = permute(reshape(x, [B, T, H, 2, R / 2]), [0, 1, 2, 4, 3]);
+  return rotary(reshape(pairs, [B, T, H, R]), rope);
+}
+
+/** Keys and values of every head from the latents (eq. 3, 5), then attention (eq. 10): [B, T, H, V]. */
+function expandedAttention(
+  p: MlaParams,
+  qNope: Tensor, //  [B, T, H, N]
+  qRope: Tensor, //  [B, T, H, R]
+  cKv: Tensor, //    [B, S, C]
+  kRope: Tensor, //  [B, S, R]
+  c: MlaConfig,
+  mask: Omit<AttentionOptions, "scale">,
+): Tensor {
+  const [B, S, R] = kRope.shape as [number, number, number];
+  const H = c.numAttentionHeads;
+  const kv = reshape(linear(cKv, p.kvBProj), [B, S, H, c.qkNopeHeadDim + c.vHeadDim]);
+  const [kNope, v] = split(kv, [c.qkNopeHeadDim, c.vHeadDim], 3) as [Tensor, Tensor];
+  const q = concat([qNope, qRope], 3); //                                               [B, T, H, N + R]
+  const k = concat([kNope, broadcastTo(expandDims(kRope, 2), [B, S, H, R])], 3); //     [B, S, H, N + R]
+  return attention(q, k, v, { scale: softmaxScale(c), ...mask });
+}
+
+/** The same from the cache alone, without making any head's keys or values: [B, T, H, V]. */
+function absorbedAttention(
+  p: MlaParams,
+  qNope: Tensor, // [B, T, H, N]
+  qRope: Tensor, // [B, T, H, R]
+  cache: Tensor, // [pages, pageSize, C + R]
+  step: CacheStep,
+  c: MlaConfig,
+): Tensor {
+  const { kvLoraRank: C, qkNopeHeadDim: N, vHeadDim: V } = c;
+  const [B, T, H] = qNope.shape as [number, number, number];
+  const kvB = reshape(p.kvBProj, [H, N + V, C]);
+  const qLatent = byHead(qNope, (q) => matmul(q, sliceAxis(kvB, 1, 0, N))); //          [B, T, H, C]
+  const q = concat([qLatent, qRope], 3); //                                         [B, T, H, C + R]
+
+  const k = expandDims(cache, 2); //                                    [pages, pageSize, 1, C + R]
+  const v = sliceAxis(k, 3, 0, C); //                                       [pages, pageSize, 1, C]
+  const o = attention(q, k, v, {
+    scale: softmaxScale(c),
+    causal: true,
+    lengths: step.lengths,
+    ...(step.pages && { pages: { table: step.pages, pageSize: cache.shape[1]! } }),
+  }); //                                                                                [B, T, H, C]
+  return byHead(o, (u) => matmul(u, sliceAxis(kvB, 1, N, N + V), { transposeB: true }));
+
+  /** Applies f, which maps [H, B T, a] to [H, B T, b], to x [B, T, H, a]. */
+  function byHead(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
+    const y = f(permute(reshape(x, [B * T, H, -1]), [1, 0, 2]));
+    return reshape(permute(y, [1, 0, 2]), [B, T, H, -1]);
+  }
+}
+
+/** u = W_O [o_1; …; o_H] (eq. 11). */
+function output(p: MlaParams, o: Tensor): Tensor {
+  const [B, T, H, V] = o.shape as [number, number, number, number];
+  return linear(reshape(o, [B, T, H * V]), p.oProj);
+}

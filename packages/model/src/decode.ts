@@ -1,0 +1,117 @@
+/**
+ * The forward pass over latent caches, one [pages, pageSize, C + R] per layer: prefill (a prompt at
+ * once or in chunks) and decoding (a token at a time, or several to be verified) are one function.
+ * Alignment and layout: @dsv3/mla, cache.ts.
+ *
+ *   B sequences, T new tokens each, D hidden, V vocabulary
+ */
+import { type CacheStep, cacheStep, latentCache, mlaCached } from "@dsv3/mla";
+import { rmsNorm, sliceAxis, type Tensor } from "@dsv3/tensor";
+import type { ModelConfig } from "./config.ts";
+import { type Attend, type ComputeDtype, decoderLayer, embed, head, mtpInput } from "./model.ts";
+import type { LayerParams, ModelParams } from "./params.ts";
+
+/** Empty caches of all layers of the main model; without a page table, `pages` is the batch. */
+export function latentCaches(
+  c: ModelConfig,
+  pages: number,
+  pageSize: number,
+  dtype: "f32" | "bf16" = "f32",
+): Tensor[] {
+  return Array.from({ length: c.numHiddenLayers }, () => latentCache(c, pages, pageSize, dtype));
+}
+
+export interface CachedOptions {
+  /** Page table i32 [B, P]; without one, page b belongs to sequence b. */
+  readonly pages?: Tensor | undefined;
+  readonly computeDtype?: ComputeDtype;
+  /** Form of attention; chosen by the number of multiplications unless given. */
+  readonly form?: "expanded" | "absorbed" | undefined;
+  /** Logits of the last token only (the default), or of all T. */
+  readonly logits?: "last" | "all";
+}
+
+export type CachedResult = {
+  logits: Tensor; //   f32 [B, 1 or T, V]
+  hidden: Tensor; //   [B, T, D] before the final norm, which MTP modules read
+  caches: Tensor[]; // with the new tokens; donate the old ones
+};
+
+/**
+ * Appends T tokens to each sequence. ids: i32 [B, T], right-aligned; lengths: i32 [B], tokens of
+ * each sequence with the new ones. A row whose length is below T has padding on the left, and one
+ * of length 0 is idle: neither stores anything there, and its logits mean nothing.
+ */
+export function forwardCached(
+  params: ModelParams,
+  ids: Tensor,
+  caches: readonly Tensor[],
+  lengths: Tensor,
+  c: ModelConfig,
+  options: CachedOptions = {},
+): CachedResult {
+  const step = cacheStep(c, caches[0]!.shape, ids.shape[1]!, lengths, options.pages);
+  const updated: Tensor[] = [];
+  let h = embed(params, ids, options.computeDtype); // [B, T, D]
+  for (const [i, p] of params.layers.entries()) {
+    const { output, cache } = cachedLayer(p, h, caches[i]!, step, c, options);
+    h = output;
+    updated.push(cache);
+  }
+  const logits = cachedLogits(params, h, params.norm, c, options);
+  return { logits, hidden: h, caches: updated };
+}
+
+/**
+ * The same for one MTP module, whose cache is its own: `hidden` [B, T, D] of the depth before (of
+ * the main model for depth 1), and ids i32 [B, T] of the tokens `depth` places further on.
+ * Its logits predict the token after those. `hidden` of the result feeds the next depth.
+ */
+export function mtpCached(
+  params: ModelParams,
+  depth: number,
+  hidden: Tensor,
+  ids: Tensor,
+  cache: Tensor,
+  lengths: Tensor,
+  c: ModelConfig,
+  options: CachedOptions = {},
+): { logits: Tensor; hidden: Tensor; cache: Tensor } {
+  const p = params.mtp[depth - 1];
+  if (p === undefined)
+    throw new Error(`no MTP module of depth ${depth}; there are ${params.mtp.length}`);
+  const step = cacheStep(c, cache.shape, ids.shape[1]!, lengths, options.pages);
+  const merged = mtpInput(p, hidden, embed(params, ids, options.computeDtype), c);
+  const { output, cache: updated } = cachedLayer(p.layer, merged, cache, step, c, options);
+  const logits = cachedLogits(params, output, p.sharedHeadNorm, c, options);
+  return { logits, hidden: output, cache: updated };
+}
+
+function cachedLayer(
+  p: LayerParams,
+  x: Tensor,
+  cache: Tensor,
+  step: CacheStep,
+  c: ModelConfig,
+  { form }: CachedOptions,
+): { output: Tensor; cache: Tensor } {
+  let updated = cache;
+  const attend: Attend = (p, x) => {
+    const result = mlaCached(p, x, cache, step, c, form);
+    updated = result.cache;
+    return result.output;
+  };
+  const { output } = decoderLayer(p, x, attend, c);
+  return { output, cache: updated };
+}
+
+function cachedLogits(
+  params: ModelParams,
+  h: Tensor,
+  norm: Tensor,
+  c: ModelConfig,
+  { logits = "last" }: CachedOptions,
+): Tensor {
+  const read = logits === "last" ? sliceAxis(h, 1, h.shape[1]! - 1, h.shape[1]!) : h;
+  return head(params, rmsNorm(read, norm, c.rmsNormEps));
+}

@@ -1,0 +1,37 @@
+/**
+ * DeepSeekMoE (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, equations 12-16): shared experts that
+ * every token visits, and E fine-grained ones of which it visits K.
+ *
+ *   B batch, T tokens, N = B T, D hidden, F expert width, E experts, K picked per token
+ */
+import { add, groupedMatmul, linear, reshape, swiglu, type Tensor } from "@dsv3/tensor";
+import type { MlpParams, MoeConfig, MoeParams } from "./config.ts";
+import { combine, dispatch, expertLoad, planDispatch } from "./dispatch.ts";
+import { type Routing, route } from "./route.ts";
+
+/** down(silu(gate x) · up x) for x [..., D]. */
+export function mlp(p: MlpParams, x: Tensor): Tensor {
+  return linear(swiglu(linear(x, p.gateProj), linear(x, p.upProj)), p.downProj);
+}
+
+export interface MoeResult {
+  readonly output: Tensor; // [B, T, D]
+  readonly routing: Routing;
+  /** Tokens that came to each expert: f32 [E], summing to N K. */
+  readonly load: Tensor;
+}
+
+/** x [B, T, D] through shared and routed experts, without the residual (eq. 12). */
+export function moe(p: MoeParams, x: Tensor, c: MoeConfig): MoeResult {
+  const tokens = reshape(x, [-1, c.hiddenSize]); // [N, D]
+  const routing = route(p, tokens, c);
+  const plan = planDispatch(routing.experts, c.nRoutedExperts);
+
+  const rows = dispatch(tokens, plan); // [N K, D]
+  const each = (x: Tensor, w: Tensor) => groupedMatmul(x, w, plan.offsets, { transposeB: true });
+  const hidden = swiglu(each(rows, p.experts.gateProj), each(rows, p.experts.upProj)); // [N K, F]
+  const routed = combine(each(hidden, p.experts.downProj), routing.weights, plan); // [N, D]
+
+  const output = p.sharedExperts === null ? routed : add(mlp(p.sharedExperts, tokens), routed);
+  return { output: reshape(output, x.shape), routing, load: expertLoad(plan) };
+}
