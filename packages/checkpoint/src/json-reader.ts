@@ -1,5 +1,5 @@
-/** JSON allows any depth; nothing here needs more than a few levels. */
-const MAX_DEPTH = 100;
+/** Levels that serde_json allows, and so the reference reader; nothing here needs more than a few. */
+const MAX_DEPTH = 127;
 
 const SPACE = new Set([" ", "\n", "\r", "\t"]);
 const isDigit = (char: string | undefined): boolean =>
@@ -132,9 +132,9 @@ export class JsonReader {
       if (this.#text[this.#at] === "+" || this.#text[this.#at] === "-") this.#at++;
       valid &&= this.#digits() > 0;
     }
-    if (!valid) {
+    if (!valid || !Number.isFinite(Number(this.#text.slice(begin, this.#at)))) {
       this.#at = begin;
-      this.#unexpected("a number");
+      this.#unexpected("a number within the range of float64");
     }
   }
 
