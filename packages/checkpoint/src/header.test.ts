@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { rawFile } from "../fixtures/memory.ts";
+import { rawFile } from "../test/memory.ts";
 import { CheckpointError } from "./error.ts";
 import { formatHeader, parseHeader } from "./header.ts";
 import { STORED_DTYPES, type StoredDType, tensorBytes } from "./stored-dtype.ts";

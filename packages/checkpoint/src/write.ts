@@ -35,7 +35,7 @@ interface SizedTensor extends TensorSource {
 /**
  * Writes a Hugging Face model folder: `model.safetensors`, or shards with their index once the
  * tensors pass `maxShardBytes`. Tensors fill the shards in the given order; within one, wider
- * elements go first, so that each tensor is aligned.
+ * elements go first, so that each tensor is aligned, and then names decide.
  *
  * All or nothing: the folder appears at `dir` when everything is on the disk. On any failure what
  * was written is removed, and an existing folder stays as it was.
@@ -101,6 +101,12 @@ function checkTensors(tensors: Iterable<TensorSource>): SizedTensor[] {
   });
 }
 
+/** The order of tensors in a file, also the reference implementation's: all aligned, and canonical. */
+function byWidthThenName(a: SizedTensor, b: SizedTensor): number {
+  const byWidth = STORED_DTYPES[b.dtype].bits - STORED_DTYPES[a.dtype].bits;
+  return byWidth || (a.name < b.name ? -1 : 1);
+}
+
 /** File name to its tensors. */
 function planShards(tensors: SizedTensor[], maxShardBytes: number): Map<string, SizedTensor[]> {
   const shards: SizedTensor[][] = [[]];
@@ -119,7 +125,7 @@ function planShards(tensors: SizedTensor[], maxShardBytes: number): Map<string, 
       shards.length === 1
         ? SINGLE_FILE
         : `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`,
-      shard.sort((a, b) => STORED_DTYPES[b.dtype].bits - STORED_DTYPES[a.dtype].bits),
+      shard.sort(byWidthThenName),
     ]),
   );
 }
