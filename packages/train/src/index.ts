@@ -1,1 +1,26 @@
-export {};
+export {
+  ADAMW,
+  type AdamWConfig,
+  adamw,
+  clipByGlobalNorm,
+  globalNorm,
+  initMoments,
+  type Moments,
+} from "./adamw.ts";
+export {
+  batchRamp,
+  checkSchedule,
+  deepseekSchedule,
+  type Piece,
+  type Schedule,
+  scheduled,
+} from "./schedule.ts";
+export {
+  initTrainState,
+  type StepMetrics,
+  type StepOptions,
+  type StepSettings,
+  type TrainState,
+  type TrainStep,
+  trainStep,
+} from "./step.ts";
