@@ -26,6 +26,7 @@ export const multiplyAddPairs: MultiplyAdd = (a, b, sum) => i32x4.add(i32x4.dotI
 /** Rows and columns of the tile that general products use. */
 export const TILE_ROWS = 6;
 export const TILE_COLUMNS = 8;
+export const TILE_BYTES: number = TILE_ROWS * TILE_COLUMNS * 4;
 
 /** Where a tile finds its numbers of A. The pointers are advanced. */
 export interface TileA {

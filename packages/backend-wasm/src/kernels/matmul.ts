@@ -13,6 +13,7 @@ import { storeTile } from "./matmul-store.ts";
 import {
   multiplyAdd,
   multiplyAddPairs,
+  TILE_BYTES,
   TILE_COLUMNS,
   TILE_ROWS,
   tile,
@@ -26,7 +27,6 @@ const K_BLOCK = 320;
 const BLOCK_PANELS = 8;
 /** Enough tasks for all threads to end at about the same time. */
 const WANTED_TASKS = 24;
-export const TILE_BYTES: number = TILE_ROWS * TILE_COLUMNS * 4;
 
 const ceilDiv = (a: number, b: number) => Math.ceil(a / b);
 

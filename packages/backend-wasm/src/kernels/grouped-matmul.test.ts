@@ -1,0 +1,86 @@
+import type { DType, GroupedMatmulKernel } from "@dsv3/tensor";
+import fc from "fast-check";
+import { describe, it } from "vitest";
+import { checkKernel, randomValues } from "./check-kernel.ts";
+import { groupedMatmul } from "./grouped-matmul.ts";
+
+/** Runs of the given lengths, after `before` rows and before `after` rows that are in none. */
+function check(
+  form: "rows" | "groups",
+  lengths: readonly number[],
+  k: number,
+  n: number,
+  { before = 0, after = 0, transposed = false, dtype = "f32" as DType, tolerance = 5e-5 } = {},
+): void {
+  const offsets = [before];
+  for (const length of lengths) offsets.push((offsets.at(-1) as number) + length);
+  const rows = (offsets.at(-1) as number) + after;
+  const groups = lengths.length;
+  const [row, col] = transposed ? [1, k] : [n, 1];
+  const rowForm = form === "rows";
+  const kernel: GroupedMatmulKernel = {
+    kind: "groupedMatmul",
+    form,
+    groups,
+    rows,
+    k,
+    n,
+    offsets: 3,
+    a: {
+      slot: 0,
+      dtype: "f32",
+      offset: 2,
+      batch: [],
+      row: transposed ? 1 : k,
+      col: transposed ? rows : 1,
+    },
+    b: rowForm
+      ? { slot: 1, dtype, offset: 1, batch: [k * n], row, col }
+      : { slot: 1, dtype, offset: 1, batch: [], row: n, col: 1 },
+    out: { slot: 2, dtype: "f32", offset: 0, batch: rowForm ? [] : [k * n], row: n, col: 1 },
+  };
+  checkKernel(kernel, groupedMatmul, [
+    { dtype: "f32", values: randomValues(2 + rows * k, 3) },
+    { dtype, values: randomValues(1 + (rowForm ? groups * k * n : rows * n), 4) },
+    { dtype: "f32", values: new Float32Array(rowForm ? rows * n : groups * k * n), tolerance },
+    { dtype: "i32", values: offsets },
+  ]);
+}
+
+describe.each(["rows", "groups"] as const)("groupedMatmul over %s", (form) => {
+  it("agrees with float64 for any runs", () => {
+    const lengths = fc.array(fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 20 })), {
+      maxLength: 7,
+    });
+    const extent = fc.integer({ min: 0, max: 30 });
+    const outside = fc.integer({ min: 0, max: 8 });
+    fc.assert(
+      fc.property(
+        lengths,
+        extent,
+        extent,
+        outside,
+        outside,
+        fc.boolean(),
+        (l, k, n, before, after, transposed) => check(form, l, k, n, { before, after, transposed }),
+      ),
+      { numRuns: 50 },
+    );
+  });
+
+  it("takes one long run, many runs, and no rows", () => {
+    check(form, [1100], 20, 40, { tolerance: 3e-4 });
+    check(
+      form,
+      Array.from({ length: 40 }, (_, g) => g % 5),
+      18,
+      24,
+    );
+    check(form, [0, 0, 0], 16, 16);
+  });
+
+  it("converts matrices while packing", () => {
+    check(form, [9, 0, 14], 20, 24, { dtype: "bf16", tolerance: 1e-3 });
+    check(form, [9, 0, 14], 20, 24, { dtype: "f8e4m3", transposed: true, tolerance: 1e-3 });
+  });
+});

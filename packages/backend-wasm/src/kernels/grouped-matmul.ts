@@ -1,0 +1,358 @@
+/**
+ * Products over runs of rows, whose ends stand in device memory. Everything that depends on the runs
+ * is found out by the tasks themselves; empty runs cost nothing but their zeros.
+ */
+import type { GroupedMatmulKernel, MatrixView } from "@dsv3/tensor";
+import { dtypeBytes } from "@dsv3/tensor/dtype";
+import { type Func, i32, type Local, memoryFill, type Value } from "../asm.ts";
+import type { KernelCode, Phase, PhaseArguments, Target } from "../kernel.ts";
+import { columnPanels, type PanelView, packPanel, rowPanels } from "./matmul-pack.ts";
+import { storeTile } from "./matmul-store.ts";
+import { multiplyAdd, TILE_BYTES, TILE_COLUMNS, TILE_ROWS, tile, zeroSums } from "./matmul-tile.ts";
+
+const WANTED_TASKS = 48;
+const CHUNK_PANELS = 8;
+/** Tasks that share the packing of a run's rows. */
+const PACKERS = 4;
+
+const ceilDiv = (a: number, b: number) => Math.ceil(a / b);
+
+export function groupedMatmul(kernel: GroupedMatmulKernel, target: Target): KernelCode {
+  return kernel.form === "rows" ? overRows(kernel, target) : overGroups(kernel, target);
+}
+
+/** Rows first … last − 1 of a run. */
+interface Run {
+  readonly first: Local<"i32">;
+  readonly last: Local<"i32">;
+}
+
+function runOf(
+  f: Func,
+  kernel: GroupedMatmulKernel,
+  args: PhaseArguments,
+  group: Value<"i32">,
+): Run {
+  const at = f.keep(i32.add(args.slot(kernel.offsets), i32.shl(group, 2)));
+  return { first: f.keep(i32.load(at)), last: f.keep(i32.load(at, 4)) };
+}
+
+/** Address of a view's matrix for a group; of its scales. */
+function ofGroup(
+  f: Func,
+  args: PhaseArguments,
+  view: MatrixView,
+  group: Value<"i32">,
+): Local<"i32"> {
+  const bytes = dtypeBytes(view.dtype);
+  const start = i32.add(args.slot(view.slot), view.offset * bytes);
+  return f.keep(i32.add(start, i32.mul(group, (view.batch[0] ?? 0) * bytes)));
+}
+
+interface PanelPlace {
+  readonly matrix: Local<"i32">;
+  readonly group: Value<"i32">;
+  /** First row of A or column of B, and one past the last there is. */
+  readonly first: Local<"i32">;
+  readonly limit: Value<"i32">;
+  readonly k: Local<"i32">;
+  readonly count: number | Local<"i32">;
+  readonly to: Local<"i32">;
+}
+
+function pack(
+  f: Func,
+  args: PhaseArguments,
+  view: MatrixView,
+  panels: PanelView,
+  width: number,
+  at: PanelPlace,
+): void {
+  const elements = i32.add(i32.mul(at.first, panels.across), i32.mul(at.k, panels.along));
+  const from = f.keep(i32.add(at.matrix, i32.mul(elements, dtypeBytes(view.dtype))));
+  const valid = f.keep(i32.sub(at.limit, at.first));
+  f.if(i32.gtS(valid, width), () => f.set(valid, width));
+  const job = { width, valid, from, to: at.to, count: at.count };
+  const { scale } = view;
+  if (!scale) {
+    packPanel(f, panels, job);
+    return;
+  }
+  const stride = (scale.batch[0] ?? 0) * 4;
+  const base = f.keep(i32.add(args.slot(scale.slot), i32.mul(at.group, stride)));
+  packPanel(f, panels, { ...job, scales: { base, first: at.first, k: at.k } });
+}
+
+const STEP = {
+  a: { row: 4, k: 4 * TILE_ROWS },
+  b: { k: 4 * TILE_COLUMNS },
+} as const;
+
+/**
+ * out[r] = a[r] · b[g(r)]. First the rows are packed, each run into panels of its own: run g starts
+ * at panel ⌊offsets[g] / rows per panel⌋ + g, which leaves room for the part-filled ones before it.
+ * Then a task packs some columns of one group's matrix and multiplies the whole run with them.
+ */
+function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
+  const { groups, rows, k, n, a, b, out } = kernel;
+  const panelBytes = TILE_ROWS * k * 4;
+  const columnPanelBytes = TILE_COLUMNS * k * 4;
+  const columns = ceilDiv(n, TILE_COLUMNS);
+  const chunk = Math.max(1, Math.min(CHUNK_PANELS, Math.floor((columns * groups) / WANTED_TASKS)));
+  const chunks = ceilDiv(columns, chunk);
+  const firstPanel = (f: Func, args: PhaseArguments, run: Run, group: Value<"i32">) => {
+    const panel = i32.add(i32.divU(run.first, TILE_ROWS), group);
+    return f.keep(i32.add(args.sharedScratch(), i32.mul(panel, panelBytes)));
+  };
+  const packRows: Phase = {
+    tasks: groups * PACKERS + 1,
+    nanoseconds: 0.4 * rows * k,
+    emit(f, args) {
+      const task = f.local("i32");
+      const zero = f.local("i32");
+      f.for(task, args.begin, args.end, 1, () => {
+        f.if(
+          i32.eq(task, groups * PACKERS),
+          () => zeroOutside(f, kernel, args),
+          () => {
+            const group = f.keep(i32.divU(task, PACKERS));
+            const run = runOf(f, kernel, args, group);
+            const base = firstPanel(f, args, run, group);
+            const matrix = f.keep(i32.add(args.slot(a.slot), a.offset * dtypeBytes(a.dtype)));
+            const part = f.keep(i32.remU(task, PACKERS));
+            const first = f.keep(i32.add(run.first, i32.mul(part, TILE_ROWS)));
+            const to = f.keep(i32.add(base, i32.mul(part, panelBytes)));
+            f.while(i32.ltS(first, run.last), () => {
+              pack(f, args, a, rowPanels(a), TILE_ROWS, {
+                matrix,
+                group: i32.const(0),
+                first,
+                limit: run.last,
+                k: zero,
+                count: k,
+                to,
+              });
+              f.inc(first, PACKERS * TILE_ROWS);
+              f.inc(to, PACKERS * panelBytes);
+            });
+          },
+        );
+      });
+    },
+  };
+  const multiply: Phase = {
+    tasks: groups * chunks,
+    nanoseconds: (rows * n * (k + 8)) / (target.relaxedSimd ? 25 : 12) + 0.4 * groups * k * n,
+    emit(f, args) {
+      const sums = Array.from({ length: TILE_BYTES / 16 }, () => f.local("v128"));
+      const task = f.local("i32");
+      const panel = f.local("i32");
+      const zero = f.local("i32");
+      const columnsAt = f.keep(i32.add(args.threadScratch, TILE_BYTES));
+      f.for(task, args.begin, args.end, 1, () => {
+        const group = f.keep(i32.divU(task, chunks));
+        const run = runOf(f, kernel, args, group);
+        f.if(i32.ltS(run.first, run.last), () => {
+          const firstColumn = f.keep(i32.mul(i32.remU(task, chunks), chunk));
+          const panels = f.keep(i32.sub(columns, firstColumn));
+          f.if(i32.gtS(panels, chunk), () => f.set(panels, chunk));
+          const matrix = ofGroup(f, args, b, group);
+          const to = f.local("i32", columnsAt);
+          const first = f.local("i32");
+          f.for(panel, 0, panels, 1, () => {
+            f.set(first, i32.mul(i32.add(firstColumn, panel), TILE_COLUMNS));
+            pack(f, args, b, columnPanels(b), TILE_COLUMNS, {
+              matrix,
+              group,
+              first,
+              limit: i32.const(n),
+              k: zero,
+              count: k,
+              to,
+            });
+            f.inc(to, columnPanelBytes);
+          });
+          const base = firstPanel(f, args, run, group);
+          const row = f.local("i32", run.first);
+          const x = f.local("i32");
+          const y = f.local("i32");
+          f.while(i32.ltS(row, run.last), () => {
+            f.for(panel, 0, panels, 1, () => {
+              f.set(x, base);
+              f.set(y, i32.add(columnsAt, i32.mul(panel, columnPanelBytes)));
+              zeroSums(f, sums);
+              tile(f, {
+                rows: TILE_ROWS,
+                vectors: TILE_COLUMNS / 4,
+                count: k,
+                a: { pointers: [x], ...STEP.a },
+                b: { pointer: y, ...STEP.b },
+                sums,
+                multiplyAdd: multiplyAdd(target),
+              });
+              const column = f.keep(i32.mul(i32.add(firstColumn, panel), TILE_COLUMNS));
+              const bytes = dtypeBytes(out.dtype);
+              const place = i32.add(i32.mul(row, out.row), i32.add(column, out.offset));
+              storeTile(f, {
+                rows: TILE_ROWS,
+                vectors: TILE_COLUMNS / 4,
+                sums,
+                sumType: "f32",
+                out: {
+                  ...out,
+                  address: f.keep(i32.add(args.slot(out.slot), i32.mul(place, bytes))),
+                },
+                rowsLeft: f.keep(i32.sub(run.last, row)),
+                ...(n % TILE_COLUMNS && { columnsLeft: f.keep(i32.sub(n, column)) }),
+                spill: args.threadScratch,
+              });
+            });
+            f.inc(row, TILE_ROWS);
+            f.inc(base, panelBytes);
+          });
+        });
+      });
+    },
+  };
+  if (rows === 0 || n === 0) return { phases: [] };
+  return {
+    phases: [packRows, multiply],
+    threadScratch: TILE_BYTES + chunk * columnPanelBytes,
+    sharedScratch: (Math.floor(rows / TILE_ROWS) + groups + 1) * panelBytes,
+  };
+}
+
+/** Rows before the first run and after the last. */
+function zeroOutside(
+  f: Func,
+  { offsets, groups, rows, out }: GroupedMatmulKernel,
+  args: PhaseArguments,
+): void {
+  const bytes = out.row * dtypeBytes(out.dtype);
+  const base = f.keep(i32.add(args.slot(out.slot), out.offset * dtypeBytes(out.dtype)));
+  const begin = f.keep(i32.load(args.slot(offsets)));
+  const end = f.keep(i32.load(args.slot(offsets), 4 * groups));
+  f.do(memoryFill(base, 0, i32.mul(begin, bytes)));
+  f.do(memoryFill(i32.add(base, i32.mul(end, bytes)), 0, i32.mul(i32.sub(rows, end), bytes)));
+}
+
+/**
+ * out[g] = Σ over rows of run g of a[r] ⊗ b[r]. Rows are what is summed over, so panels are packed for
+ * all rows at once, and a run is a stretch of every panel.
+ */
+function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
+  const { groups, rows, k: m, n, a, b, out } = kernel;
+  const sides = [
+    { view: a, panels: columnPanels(a), width: TILE_ROWS, extent: m },
+    { view: b, panels: columnPanels(b), width: TILE_COLUMNS, extent: n },
+  ] as const;
+  const [heights, widths] = [ceilDiv(m, TILE_ROWS), ceilDiv(n, TILE_COLUMNS)];
+  const panelBytes = (width: number) => rows * width * 4;
+  const widthsAt = heights * panelBytes(TILE_ROWS);
+  /** Rows to pack at a time. */
+  const stretch = 512;
+  const stretches = Math.max(1, ceilDiv(rows, stretch));
+  const perTask = Math.max(
+    1,
+    Math.min(CHUNK_PANELS, Math.floor((heights * groups) / WANTED_TASKS)),
+  );
+  const taskRows = ceilDiv(heights, perTask);
+  const packAll: Phase = {
+    tasks: (heights + widths) * stretches,
+    nanoseconds: 0.4 * rows * (m + n),
+    emit(f, args) {
+      const task = f.local("i32");
+      const to = f.local("i32");
+      f.for(task, args.begin, args.end, 1, () => {
+        const panel = f.keep(i32.divU(task, stretches));
+        const k = f.keep(i32.mul(i32.remU(task, stretches), stretch));
+        const count = f.keep(i32.sub(rows, k));
+        f.if(i32.gtS(count, stretch), () => f.set(count, stretch));
+        const packSide = (side: (typeof sides)[number], start: number) => {
+          const { view, panels, width, extent } = side;
+          const at = i32.add(i32.mul(panel, panelBytes(width)), i32.mul(k, width * 4));
+          f.set(to, i32.add(i32.add(args.sharedScratch(), start), at));
+          pack(f, args, view, panels, width, {
+            matrix: f.keep(i32.add(args.slot(view.slot), view.offset * dtypeBytes(view.dtype))),
+            group: i32.const(0),
+            first: f.keep(i32.mul(panel, width)),
+            limit: i32.const(extent),
+            k,
+            count,
+            to,
+          });
+        };
+        f.if(
+          i32.ltS(panel, heights),
+          () => packSide(sides[0], 0),
+          () => {
+            f.inc(panel, -heights);
+            packSide(sides[1], widthsAt);
+          },
+        );
+      });
+    },
+  };
+  const multiply: Phase = {
+    tasks: groups * taskRows,
+    nanoseconds: (rows * m * n) / (target.relaxedSimd ? 25 : 12) + groups * m * n,
+    emit(f, args) {
+      const sums = Array.from({ length: TILE_BYTES / 16 }, () => f.local("v128"));
+      const task = f.local("i32");
+      const height = f.local("i32");
+      const width = f.local("i32");
+      const x = f.local("i32");
+      const y = f.local("i32");
+      f.for(task, args.begin, args.end, 1, () => {
+        const group = f.keep(i32.divU(task, taskRows));
+        const run = runOf(f, kernel, args, group);
+        const length = f.keep(i32.sub(run.last, run.first));
+        const first = f.keep(i32.mul(i32.remU(task, taskRows), perTask));
+        const last = f.keep(i32.add(first, perTask));
+        f.if(i32.gtS(last, heights), () => f.set(last, heights));
+        const base = f.keep(args.sharedScratch());
+        const matrix = ofGroup(f, args, out, group);
+        f.for(width, 0, widths, 1, () =>
+          f.for(height, first, last, 1, () => {
+            const stepA = i32.mul(run.first, TILE_ROWS * 4);
+            const stepB = i32.add(i32.mul(run.first, TILE_COLUMNS * 4), widthsAt);
+            f.set(x, i32.add(base, i32.add(i32.mul(height, panelBytes(TILE_ROWS)), stepA)));
+            f.set(y, i32.add(base, i32.add(i32.mul(width, panelBytes(TILE_COLUMNS)), stepB)));
+            zeroSums(f, sums);
+            tile(f, {
+              rows: TILE_ROWS,
+              vectors: TILE_COLUMNS / 4,
+              count: length,
+              a: { pointers: [x], ...STEP.a },
+              b: { pointer: y, ...STEP.b },
+              sums,
+              multiplyAdd: multiplyAdd(target),
+            });
+            const row = f.keep(i32.mul(height, TILE_ROWS));
+            const column = f.keep(i32.mul(width, TILE_COLUMNS));
+            const place = i32.add(i32.mul(row, out.row), column);
+            storeTile(f, {
+              rows: TILE_ROWS,
+              vectors: TILE_COLUMNS / 4,
+              sums,
+              sumType: "f32",
+              out: {
+                ...out,
+                address: f.keep(i32.add(matrix, i32.mul(place, dtypeBytes(out.dtype)))),
+              },
+              ...(m % TILE_ROWS && { rowsLeft: f.keep(i32.sub(m, row)) }),
+              ...(n % TILE_COLUMNS && { columnsLeft: f.keep(i32.sub(n, column)) }),
+              spill: args.threadScratch,
+            });
+          }),
+        );
+      });
+    },
+  };
+  if (groups === 0 || m === 0 || n === 0) return { phases: [] };
+  return {
+    phases: [packAll, multiply],
+    threadScratch: TILE_BYTES,
+    sharedScratch: widthsAt + widths * panelBytes(TILE_COLUMNS),
+  };
+}
