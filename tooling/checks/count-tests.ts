@@ -1,6 +1,6 @@
 // Adds up the reports that vitest left in each package's .reports/vitest.json and prints
 // "N passed, N failed" as the last line. Exits with 1 if a test failed, if none ran at all, or if a
-// package that has code has no test.
+// published package that has code has no test.
 import { join } from "node:path";
 import { hasSource, readJson, workspacePackages } from "./workspace.ts";
 
@@ -31,7 +31,8 @@ export function countTests(root: string): TestCount {
       count.failed += failed + broken;
       ran += passed + failed + broken;
     }
-    if (ran === 0 && hasSource(root, folder)) {
+    const needsTests = !manifest.private || manifest.scripts?.test;
+    if (ran === 0 && needsTests && hasSource(root, folder)) {
       const reason = !manifest.scripts?.test ? 'has no "test" script' : "ran no test";
       count.untested.push(`${name} (${folder}) has code but ${reason}`);
     }

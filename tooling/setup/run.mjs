@@ -6,6 +6,7 @@
 //   anything else           a tool in node_modules/.bin, run by pnpm in the repository's root
 //   nothing                 the packages are installed, and that is all
 import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -33,6 +34,9 @@ try {
  * @param {string[]} argv
  */
 function run(node, [program = "", ...args]) {
+  if (program.endsWith(".ts") && !existsSync(join(root, program))) {
+    throw new Error(`this checkout has no ${program}, which the command would run.`);
+  }
   const env = {
     ...process.env,
     PATH: [dirname(node), join(root, "node_modules", ".bin"), process.env.PATH].join(delimiter),
