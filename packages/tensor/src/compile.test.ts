@@ -135,6 +135,24 @@ describe("memory", () => {
       }),
     ).toThrow("no");
   });
+  test("tensors made while tracing live as long as the program, whatever scope they arose in", () => {
+    using x = tensor([1, 2]);
+    before = memory().liveBytes;
+    const buffers = memory().liveBuffers;
+    const fn = compile((x: Tensor) => {
+      tensor([7, 7]); // not used: gone at once
+      return add(x, tensor([10, 20]));
+    });
+    for (const _ of [1, 2]) {
+      scope(() => {
+        expect([...(fn(x).dataSync() as Float32Array)]).toEqual([11, 22]);
+      });
+    }
+    expect(memory().liveBuffers).toBe(buffers + 1);
+    fn.dispose();
+    expect(memory().liveBuffers).toBe(buffers);
+    before -= 8; // x, which goes with this block
+  });
   test("an async scope", async () => {
     before = memory().liveBytes;
     await scope(async () => {

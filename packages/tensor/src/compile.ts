@@ -4,7 +4,7 @@ import { type Attrs, describe, exactNumbers, Graph, nodeOf } from "./graph.ts";
 import { lower } from "./lower/lower.ts";
 import { printProgram } from "./lower/print.ts";
 import { activeGraph, apply1, opDef, setEagerRunner, withGraph } from "./ops/registry.ts";
-import { getBackend, Tensor } from "./tensor.ts";
+import { collectMade, getBackend, Tensor } from "./tensor.ts";
 import { mapLeaves, treeLeaves } from "./tree.ts";
 
 export interface CompileOptions {
@@ -48,6 +48,8 @@ interface Variant extends CompiledProgram {
   readonly executable: Executable;
   /** Concrete tensors used inside, appended to the arguments' leaves. */
   readonly captures: readonly Tensor[];
+  /** Those of them that were made while tracing: they live as long as the program. */
+  readonly constants: readonly Tensor[];
   readonly outputs: readonly Tensor[];
   readonly donated: readonly boolean[];
   readonly result: unknown;
@@ -93,7 +95,10 @@ export function compile<A extends readonly unknown[], R>(
     });
   };
   compiled.dispose = (): void => {
-    for (const v of variants.values()) v.executable.dispose();
+    for (const v of variants.values()) {
+      v.executable.dispose();
+      for (const t of v.constants) t.dispose();
+    }
     variants.clear();
   };
   return compiled;
@@ -131,7 +136,7 @@ function build(
   );
   const outputs: Tensor[] = [];
   let copies = 0;
-  const result = withGraph(graph, () =>
+  const trace = () =>
     mapLeaves(fn(...(symbols as never[])), (t) => {
       let out = graph.lift(t);
       const at = inputs.indexOf(out);
@@ -140,9 +145,11 @@ function build(
       if (!own || outputs.includes(out)) out = apply1("identity", [out], { copy: copies++ });
       outputs.push(out);
       return out;
-    }),
-  );
+    });
+  const { result, made } = collectMade(() => withGraph(graph, trace));
   const captures = [...graph.captures.keys()];
+  const constants = captures.filter((t) => made.has(t));
+  for (const t of made) if (!graph.captures.has(t)) t.dispose();
   const all = [...inputs, ...graph.captures.values()];
   const program = lower(name, graph, all, outputs, new Set(inputs.filter((_, i) => donated[i])));
   const traced = performance.now();
@@ -151,6 +158,7 @@ function build(
     program,
     executable,
     captures,
+    constants,
     outputs,
     donated,
     result,

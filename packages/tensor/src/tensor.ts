@@ -243,6 +243,23 @@ export function scope<T>(fn: () => T): T {
   return result;
 }
 
+/**
+ * Runs `fn` and returns the concrete tensors that it made besides its result: they belong to the
+ * caller, and to no scope around it.
+ */
+export function collectMade<T>(fn: () => T): { result: T; made: ReadonlySet<Tensor> } {
+  const made = new Set<Tensor>();
+  scopes.push(made);
+  try {
+    return { result: fn(), made };
+  } catch (error) {
+    for (const t of made) t.dispose();
+    throw error;
+  } finally {
+    scopes.splice(scopes.indexOf(made), 1);
+  }
+}
+
 function collect(value: unknown, into: Set<Tensor>): void {
   if (value instanceof Tensor) into.add(value);
   else if (Array.isArray(value)) for (const v of value) collect(v, into);
