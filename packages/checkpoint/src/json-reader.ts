@@ -1,9 +1,10 @@
 /** Levels that serde_json allows, and so the reference reader; nothing here needs more than a few. */
 const MAX_DEPTH = 127;
 
-const SPACE = new Set([" ", "\n", "\r", "\t"]);
-const isDigit = (char: string | undefined): boolean =>
-  char !== undefined && char >= "0" && char <= "9";
+// Of character codes, which are faster to walk over than characters. NaN past the end.
+const isSpace = (code: number): boolean =>
+  code === 0x20 || code === 0x0a || code === 0x0d || code === 0x09;
+const isDigit = (code: number): boolean => code >= 0x30 && code <= 0x39;
 
 /**
  * Reads JSON text front to back, telling the caller each key as it comes. `JSON.parse` will not do
@@ -24,7 +25,7 @@ export class JsonReader {
 
   /** The next character that is not space, "" at the end. */
   peek(): string {
-    while (SPACE.has(this.#text[this.#at] as string)) this.#at++;
+    while (isSpace(this.#text.charCodeAt(this.#at))) this.#at++;
     return this.#text[this.#at] ?? "";
   }
 
@@ -89,7 +90,7 @@ export class JsonReader {
     if (next === "{") this.object(() => this.skip());
     else if (next === "[") this.array(() => this.skip());
     else if (next === '"') this.string();
-    else if (next === "-" || isDigit(next)) this.#skipNumber();
+    else if (next === "-" || isDigit(next.charCodeAt(0))) this.#skipNumber();
     else {
       const word =
         ["true", "false", "null"].find((w) => this.#text.startsWith(w, this.#at)) ??
@@ -147,7 +148,7 @@ export class JsonReader {
 
   #digits(): number {
     const begin = this.#at;
-    while (isDigit(this.#text[this.#at])) this.#at++;
+    while (isDigit(this.#text.charCodeAt(this.#at))) this.#at++;
     return this.#at - begin;
   }
 
