@@ -1,0 +1,106 @@
+/** What every attention kernel shares: which heads read which keys, masks, addresses of rows. */
+import type { AttentionShape, DType, HeadsView } from "../contract.ts";
+import type { Arg } from "../kernel.ts";
+import { constants } from "./hopper.ts";
+
+/** Element (b, t, h, 0) of a view as CUDA C++. */
+export function at(view: HeadsView, b: string, t: string, h: string): string {
+  const [sb, st, sh] = view.strides;
+  return `((i64)(${b}) * ${sb}ll + (i64)(${t}) * ${st}ll + (i64)(${h}) * ${sh}ll)`;
+}
+
+/** An argument that points to element 0 of a view. */
+export function viewArg(view: HeadsView, bytes: number): Arg {
+  return { slot: view.slot, offset: view.offset * bytes };
+}
+
+/** Rows start at multiples of 16 bytes and are contiguous: what 16-byte copies need. */
+export function copyable(view: HeadsView, width: number): boolean {
+  const [batch, time, head, w] = view.strides;
+  return (
+    view.dtype === "bf16" &&
+    (w === 1 || width === 1) &&
+    width % 8 === 0 &&
+    [view.offset, batch, time, head].every((s) => s % 8 === 0)
+  );
+}
+
+/** Query heads kh·H/KH (rounded up) up to the next such bound read key head kh. */
+export const HEAD_MAP = `
+DEVICE int key_head(int h) { return (int)((i64)h * KEY_HEADS / HEADS); }
+DEVICE int first_head(int kh) { return (int)(((i64)kh * HEADS + KEY_HEADS - 1) / KEY_HEADS); }
+`;
+
+export interface Masks {
+  /** Parameters of the entry, each with a leading comma. */
+  readonly params: string;
+  readonly args: readonly Arg[];
+  /** Declares `int length`, the visible keys of sequence `b`. */
+  readonly length: string;
+  /** Condition on key `s` (already < length) carrying the segment number `own`; "" without segments. */
+  sameSegment(b: string, s: string, own: string): string;
+  /** The segment number of time t, or 0. */
+  segment(b: string, t: string): string;
+  /** Row of key s in a view. */
+  key(view: HeadsView, b: string, s: string, h: string): string;
+}
+
+/** The optional slots of a shape: lengths, segments, pages. */
+export function masks(k: AttentionShape): Masks {
+  const params: string[] = [];
+  const args: Arg[] = [];
+  const add = (name: string, slot: number | undefined) => {
+    if (slot === undefined) return;
+    params.push(`, const i32* __restrict__ ${name}`);
+    args.push({ slot });
+  };
+  add("lengths", k.lengths);
+  add("segments", k.segments);
+  add("pages", k.pages?.slot);
+  const pages = k.pages;
+  return {
+    params: params.join(""),
+    args,
+    length:
+      k.lengths === undefined
+        ? "const int length = KEYS;"
+        : "const int length = max(0, min(KEYS, lengths[b]));",
+    sameSegment: (b, s, own) =>
+      k.segments === undefined ? "" : `segments[(i64)(${b}) * KEYS + (${s})] == ${own}`,
+    segment: (b, t) => (k.segments === undefined ? "0" : `segments[(i64)(${b}) * KEYS + (${t})]`),
+    key: (view, b, s, h) =>
+      pages
+        ? at(
+            view,
+            `pages[(i64)(${b}) * ${Math.ceil(k.keys / pages.pageSize)} + (${s}) / ${pages.pageSize}]`,
+            `(${s}) % ${pages.pageSize}`,
+            h,
+          )
+        : at(view, b, s, h),
+  };
+}
+
+export function shapeConstants(k: AttentionShape): string {
+  return constants({
+    BATCH: k.batch,
+    QUERIES: k.queries,
+    KEYS: k.keys,
+    HEADS: k.heads,
+    KEY_HEADS: k.keyHeads,
+    QK_WIDTH: k.qkWidth,
+    V_WIDTH: k.vWidth,
+    CAUSAL: k.causal,
+    SEGMENTS: k.segments !== undefined,
+  });
+}
+
+/** A float literal that reads back as the same f32. */
+export function f32(value: number): string {
+  const text = Math.fround(value).toPrecision(9);
+  return `${/[.e]/.test(text) ? text : `${text}.0`}f`;
+}
+
+/** Names a workload in messages: "4x4096x128 heads 192/128 bf16". */
+export function describe(k: AttentionShape, dtype: DType): string {
+  return `${k.batch}x${k.queries}x${k.keys} heads ${k.heads}/${k.keyHeads} width ${k.qkWidth}/${k.vWidth} ${dtype}`;
+}
