@@ -2,7 +2,7 @@ import { fromF32 } from "@dsv3/tensor/dtype";
 import { type Checkpoint, INDEX_FILE, type Json, openCheckpoint, rowsOf } from "./checkpoint.ts";
 import { CheckpointError } from "./error.ts";
 import type { Folder, Staging } from "./folder.ts";
-import { FP8_BLOCK, type MatrixShape, quantizeFp8Blocks, scaleShape } from "./fp8.ts";
+import { blockScales, FP8_BLOCK, type MatrixShape, quantizeFp8Blocks, scaleShape } from "./fp8.ts";
 import type { TensorInfo } from "./header.ts";
 import type { StoredDType } from "./stored-dtype.ts";
 import { type TensorSource, type WriteOptions, writeCheckpoint } from "./write.ts";
@@ -87,9 +87,16 @@ function convertTensor(
         name: `${name}_scale_inv`,
         dtype: "f32",
         shape: scaleShape(matrix),
-        data: quantized(checkpoint, info, ({ scaleInv }) => fromF32(scaleInv, "f32")),
+        data: quantized(checkpoint, info, (values, shape) =>
+          fromF32(blockScales(values, shape), "f32"),
+        ),
       },
-      { name, dtype: "f8e4m3", shape, data: quantized(checkpoint, info, ({ data }) => data) },
+      {
+        name,
+        dtype: "f8e4m3",
+        shape,
+        data: quantized(checkpoint, info, (values, shape) => quantizeFp8Blocks(values, shape).data),
+      },
     ];
   }
   const dtype = F32_TENSORS.test(name) ? "f32" : target === "fp8" ? "bf16" : target;
@@ -115,18 +122,18 @@ async function* cast(
 async function* quantized(
   checkpoint: Checkpoint,
   info: TensorInfo,
-  part: (blocks: ReturnType<typeof quantizeFp8Blocks>) => Uint8Array,
+  part: (values: Float32Array, shape: MatrixShape) => Uint8Array,
 ): AsyncGenerator<Uint8Array> {
   const columns = info.shape[1] as number;
   for await (const { values, start, end } of rowChunks(checkpoint, info, FP8_BLOCK[0])) {
-    let blocks: ReturnType<typeof quantizeFp8Blocks>;
+    let bytes: Uint8Array;
     try {
-      blocks = quantizeFp8Blocks(values, [end - start, columns]);
+      bytes = part(values, [end - start, columns]);
     } catch (cause) {
       const problem = `${(cause as Error).message} of the rows from ${start}`;
       throw new CheckpointError(problem, { file: info.file, tensor: info.name, cause });
     }
-    yield part(blocks);
+    yield bytes;
   }
 }
 

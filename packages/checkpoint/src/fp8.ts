@@ -38,8 +38,24 @@ export function quantizeFp8Blocks(
   shape: MatrixShape,
   block: MatrixShape = FP8_BLOCK,
 ): Fp8Blocks {
+  const scaleInv = blockScales(values, shape, block);
+  const scaled = new Float32Array(values.length);
+  forEachRun(shape, block, 0, (begin, end, blockIndex) => {
+    const scale = scaleInv[blockIndex] as number;
+    for (let i = begin; i < end; i++) scaled[i] = (values[i] as number) / scale;
+  });
+  return { data: fromF32(scaled, "f8e4m3"), scaleInv };
+}
+
+/** The multipliers of {@link quantizeFp8Blocks} alone. */
+export function blockScales(
+  values: Float32Array,
+  shape: MatrixShape,
+  block: MatrixShape = FP8_BLOCK,
+): Float32Array<ArrayBuffer> {
   checkSize(values.length, shape);
-  const scaleInv = new Float32Array(scaleShape(shape, block)[0] * scaleShape(shape, block)[1]);
+  const [blocksDown, blocksAcross] = scaleShape(shape, block);
+  const scaleInv = new Float32Array(blocksDown * blocksAcross);
   forEachRun(shape, block, 0, (begin, end, blockIndex) => {
     let amax = scaleInv[blockIndex] as number;
     for (let i = begin; i < end; i++) {
@@ -56,12 +72,7 @@ export function quantizeFp8Blocks(
   for (let i = 0; i < scaleInv.length; i++) {
     scaleInv[i] = Math.fround((scaleInv[i] as number) / E4M3_MAX) || 1;
   }
-  const scaled = new Float32Array(values.length);
-  forEachRun(shape, block, 0, (begin, end, blockIndex) => {
-    const scale = scaleInv[blockIndex] as number;
-    for (let i = begin; i < end; i++) scaled[i] = (values[i] as number) / scale;
-  });
-  return { data: fromF32(scaled, "f8e4m3"), scaleInv };
+  return scaleInv;
 }
 
 /** The matrix that {@link quantizeFp8Blocks} kept: every value times its block's multiplier. */
