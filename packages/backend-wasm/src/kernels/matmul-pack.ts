@@ -6,7 +6,7 @@
 
 import type { DType, MatrixView } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
-import { type Func, f32, f32x4, i8x16, i32, i32x4, type Local, type Value, v128 } from "../asm.ts";
+import { type Func, f32x4, i8x16, i32, i32x4, type Local, type Value, v128 } from "../asm.ts";
 import { decode, loadCode, loadCodes } from "../convert.ts";
 
 type V = Value<"v128">;
@@ -184,16 +184,16 @@ function transposeSteps(f: Func, p: Run): void {
   for (let i = 0; i < p.width; i += 4) {
     const rows = Array.from({ length: Math.min(4, p.width - i) }, (_, r) => row(i + r));
     if (rows.length === 4) {
-      transpose4(f, rows).forEach((column, k) =>
-        f.do(v128.store(p.to, column, 4 * (k * p.width + i))),
-      );
+      for (const [k, column] of transpose4(f, rows).entries()) {
+        f.do(v128.store(p.to, column, 4 * (k * p.width + i)));
+      }
     } else if (rows.length === 2) {
       const [a, b] = rows as readonly V[] as [V, V];
       const low = f.keep(pick(a, b, 0, 4, 1, 5));
       const high = f.keep(pick(a, b, 2, 6, 3, 7));
-      [low, low, high, high].forEach((pair, k) =>
-        f.do(v128.store64Lane(p.to, pair, k % 2, 4 * (k * p.width + i))),
-      );
+      for (const [k, pair] of [low, low, high, high].entries()) {
+        f.do(v128.store64Lane(p.to, pair, k % 2, 4 * (k * p.width + i)));
+      }
     } else {
       for (const [r, x] of rows.entries()) {
         for (let k = 0; k < 4; k++) f.do(v128.store32Lane(p.to, x, k, 4 * (k * p.width + i + r)));

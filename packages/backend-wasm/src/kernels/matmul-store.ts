@@ -71,7 +71,7 @@ function storeWhole(f: Func, t: TileStore): void {
 function storeSpilled(f: Func, t: TileStore): void {
   const { out, add, spill } = t;
   const width = 4 * t.vectors;
-  t.sums.forEach((sum, i) => f.do(v128.store(spill, sum, 16 * i)));
+  for (const [i, sum] of t.sums.entries()) f.do(v128.store(spill, sum, 16 * i));
   const limit = (left: Local<"i32"> | undefined, most: number) => {
     const n = f.local("i32", most);
     if (left) f.if(i32.ltS(left, most), () => f.set(n, left));

@@ -202,7 +202,9 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
               else {
                 f.if(
                   kBlock,
-                  () => sums.forEach((sum, i) => f.set(sum, v128.load(kept, 16 * i))),
+                  () => {
+                    for (const [i, sum] of sums.entries()) f.set(sum, v128.load(kept, 16 * i));
+                  },
                   () => zeroSums(f, sums),
                 );
               }
@@ -246,9 +248,9 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
               };
               if (blocks === 1) finish();
               else {
-                f.if(i32.eq(kBlock, blocks - 1), finish, () =>
-                  sums.forEach((sum, i) => f.do(v128.store(kept, sum, 16 * i))),
-                );
+                f.if(i32.eq(kBlock, blocks - 1), finish, () => {
+                  for (const [i, sum] of sums.entries()) f.do(v128.store(kept, sum, 16 * i));
+                });
               }
             }),
           );

@@ -33,9 +33,9 @@ export function loadKernel(code: KernelCode, slots: readonly Uint8Array[]): Kern
   const bytes = new Uint8Array(memory.buffer);
   // What was left in memory by others must not matter.
   bytes.fill(0xff);
-  slots.forEach((slot, n) => bytes.set(slot, at[n] as number));
+  for (const [n, slot] of slots.entries()) bytes.set(slot, at[n] as number);
   const module = new Module({ memory: { initial: 1, maximum: 65536, shared: true } });
-  code.phases.forEach((phase, p) =>
+  for (const [p, phase] of code.phases.entries()) {
     module.func(`phase${p}`, ["i32", "i32", "i32"], "void", (f, begin, end, threadScratch) =>
       phase.emit(f, {
         begin,
@@ -44,8 +44,8 @@ export function loadKernel(code: KernelCode, slots: readonly Uint8Array[]): Kern
         slot: (n) => i32.const(at[n] as number),
         sharedScratch: () => i32.const(shared),
       }),
-    ),
-  );
+    );
+  }
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(module.bytes()), {
     env: { memory },
   });
