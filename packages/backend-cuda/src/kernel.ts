@@ -117,7 +117,9 @@ export interface GemmOperand {
   readonly batchStride: number;
   /** FP8 only: scales of 1×128 ("vec128") or 128×128 ("blk128") blocks, where and how. */
   readonly scale?: {
-    readonly at: { readonly slot: number; readonly offset: number } | { readonly workspace: number };
+    readonly at:
+      | { readonly slot: number; readonly offset: number }
+      | { readonly workspace: number };
     readonly mode: "vec128" | "blk128";
   };
 }

@@ -15,5 +15,7 @@ export function lower(kernel: Kernel, device: DeviceInfo): Lowered {
     const lowered = candidate(kernel, device);
     if (lowered !== undefined) return lowered;
   }
-  throw new Error(`the CUDA backend has no kernel for this ${kernel.kind}: ${JSON.stringify(kernel)}`);
+  throw new Error(
+    `the CUDA backend has no kernel for this ${kernel.kind}: ${JSON.stringify(kernel)}`,
+  );
 }
