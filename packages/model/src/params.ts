@@ -8,7 +8,7 @@ import {
   mlpParamShapes,
   moeParamShapes,
 } from "@dsv3/moe";
-import { foldIn, type Mapped, mul, normal, ones, type Tensor } from "@dsv3/tensor";
+import { compile, foldIn, type Mapped, mul, normal, ones, type Tensor } from "@dsv3/tensor";
 import { isMoeLayer, type ModelConfig } from "./config.ts";
 
 // Shapes: V vocabulary, D hidden.
@@ -70,6 +70,16 @@ export function paramShapes(c: ModelConfig): ParamShapes {
  * `key` is a u32 [2] random key; the same key gives the same weights on every backend.
  */
 export function initParams(c: ModelConfig, key: Tensor): ModelParams {
+  // As one program: eagerly, every step of the random generator would be an array of its own.
+  const init = compile((key: Tensor) => freshParams(c, key), { name: "initParams" });
+  try {
+    return init(key);
+  } finally {
+    init.dispose();
+  }
+}
+
+function freshParams(c: ModelConfig, key: Tensor): ModelParams {
   const D = c.hiddenSize;
   const std = c.initializerRange;
   const matrix = (shape: Shape, key: Tensor) => mul(normal(key, shape), std);

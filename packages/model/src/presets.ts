@@ -114,6 +114,7 @@ export const PRESETS: Readonly<Record<PresetName, ModelConfig>> = {
     qkNopeHeadDim: 128,
     qkRopeHeadDim: 64,
     vHeadDim: 128,
+    // biome-ignore lint/suspicious/noApproximativeNumericConstant: as published
     ropeScaling: { ...DEEPSEEK_YARN, mscale: 0.707, mscaleAllDim: 0.707 },
     moeIntermediateSize: 1408,
     nRoutedExperts: 64,
