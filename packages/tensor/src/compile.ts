@@ -1,10 +1,11 @@
 /** Functions over trees of tensors, traced once per set of shapes and replayed as programs. */
 import type { DeviceBuffer, Executable, Program } from "./backend.ts";
-import { type Attrs, describe, exactNumbers, Graph, nodeOf } from "./graph.ts";
+import { exactNumbers, Graph, nodeOf } from "./graph.ts";
 import { lower } from "./lower/lower.ts";
 import { printProgram } from "./lower/print.ts";
 import { activeGraph, apply1, opDef, setEagerRunner, withGraph } from "./ops/registry.ts";
-import { collectMade, getBackend, Tensor } from "./tensor.ts";
+import { describe } from "./spec.ts";
+import { type Attrs, collectMade, getBackend, type Recording, Tensor } from "./tensor.ts";
 import { mapLeaves, treeLeaves } from "./tree.ts";
 
 export interface CompileOptions {
@@ -240,7 +241,7 @@ setEagerRunner((op: string, inputs: readonly Tensor[], attrs: Attrs) => {
   if (program === undefined) {
     program = compile(
       (...xs: readonly Tensor[]) => {
-        const graph = activeGraph() as Graph;
+        const graph = activeGraph() as Recording;
         return graph.add(op, xs, attrs, opDef(op).infer(xs, attrs)).outputs;
       },
       { name: op },

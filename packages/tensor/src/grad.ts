@@ -2,11 +2,12 @@
 
 import { compile } from "./compile.ts";
 import { isFloat } from "./dtype.ts";
-import { describe, type Graph, type Node, nodeOf } from "./graph.ts";
+import { nodeOf } from "./graph.ts";
 import { full, zeros } from "./ops/create.ts";
 import { add } from "./ops/pointwise.ts";
 import { activeGraph, apply, apply1, define, opDef } from "./ops/registry.ts";
-import { Tensor } from "./tensor.ts";
+import { describe } from "./spec.ts";
+import { type Node, type Recording, Tensor } from "./tensor.ts";
 import { type Mapped, mapLeaves, treeLeaves } from "./tree.ts";
 
 /**
@@ -192,7 +193,7 @@ export function customGradient<A extends readonly Tensor[], O, S>(
 export function remat<A extends readonly unknown[], O>(fn: (...args: A) => O): (...args: A) => O {
   return (...args: A) => {
     if (!isTracing(args)) return fn(...args);
-    const graph = (treeLeaves(args).find((t) => t.node)?.node?.graph ?? activeGraph()) as Graph;
+    const graph = (treeLeaves(args).find((t) => t.node)?.node?.graph ?? activeGraph()) as Recording;
     const inner = mapLeaves(args, (t) => variable(graph.lift(t))) as unknown as A;
     const first = graph.nodes.length;
     const output = fn(...inner);

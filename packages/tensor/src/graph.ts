@@ -2,29 +2,10 @@
  * The graph that a trace records: nodes in topological order, equal nodes shared. Symbolic tensors
  * are the edges.
  */
-import type { DType } from "./dtype.ts";
-import { Tensor } from "./tensor.ts";
+import { describe, type Spec } from "./spec.ts";
+import { type Attrs, type Node, type Recording, Tensor } from "./tensor.ts";
 
-/** Plain data that parameterises an operation: axes, sizes, options. Part of a node's identity. */
-export type Attrs = Readonly<Record<string, unknown>>;
-
-/** Shape and dtype of a tensor that may not exist yet. */
-export interface Spec {
-  readonly shape: readonly number[];
-  readonly dtype: DType;
-}
-
-export interface Node {
-  /** Position in the graph: inputs of a node have smaller ids. */
-  readonly id: number;
-  readonly op: string;
-  readonly inputs: readonly Tensor[];
-  readonly attrs: Attrs;
-  readonly outputs: readonly Tensor[];
-  readonly graph: Graph;
-}
-
-export class Graph {
+export class Graph implements Recording {
   readonly nodes: Node[] = [];
   /** Concrete tensors used inside the trace, by the input that stands for each. */
   readonly captures: Map<Tensor, Tensor> = new Map();
@@ -77,13 +58,4 @@ export function exactNumbers(_: string, v: unknown): unknown {
 export function nodeOf(t: Tensor): Node {
   if (t.node === undefined) throw new Error("expected a symbolic tensor");
   return t.node;
-}
-
-/** "f32[2, 3]" */
-export function describe(spec: Spec): string {
-  return `${spec.dtype}[${spec.shape.join(", ")}]`;
-}
-
-export function sizeOf(shape: readonly number[]): number {
-  return shape.reduce((a, b) => a * b, 1);
 }

@@ -1,12 +1,12 @@
 /** The few neural operations that every layer shares. */
 import { isFloat } from "./dtype.ts";
-import { describe } from "./graph.ts";
 import { full } from "./ops/create.ts";
 import { takeAlong } from "./ops/indexed.ts";
 import { matmul } from "./ops/matrix.ts";
 import { add, cast, cos, lt, mul, rsqrt, silu, sin, square, sub, where } from "./ops/pointwise.ts";
 import { logSumExp, mean } from "./ops/reduce.ts";
 import { expandDims, flip, reshape, stack } from "./ops/shape.ts";
+import { describe } from "./spec.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** x [..., K] · wᵀ with w [M, K] (stored as on disk: output by input), plus bias [M]. */

@@ -2,7 +2,7 @@
  * Counter-based random numbers (Threefry-2x32, 20 rounds; Salmon et al., "Parallel random numbers:
  * as easy as 1, 2, 3", SC 2011). The same key gives the same bits on every backend.
  */
-import { sizeOf } from "./graph.ts";
+
 import { iota } from "./ops/create.ts";
 import {
   add,
@@ -19,6 +19,7 @@ import {
   xor,
 } from "./ops/pointwise.ts";
 import { concat, reshape, sliceAxis, stack } from "./ops/shape.ts";
+import { sizeOf } from "./spec.ts";
 import { type Tensor, tensor } from "./tensor.ts";
 
 const ROTATIONS = [

@@ -9,7 +9,29 @@ import {
   toF32,
   typedView,
 } from "./dtype.ts";
-import { describe, type Node, type Spec, sizeOf } from "./graph.ts";
+import { describe, type Spec, sizeOf } from "./spec.ts";
+
+/** Plain data that parameterises an operation: axes, sizes, options. Part of a node's identity. */
+export type Attrs = Readonly<Record<string, unknown>>;
+
+/** One operation of a trace. */
+export interface Node {
+  /** Position in the graph: inputs of a node have smaller ids. */
+  readonly id: number;
+  readonly op: string;
+  readonly inputs: readonly Tensor[];
+  readonly attrs: Attrs;
+  readonly outputs: readonly Tensor[];
+  readonly graph: Recording;
+}
+
+/** The graph that a trace is recorded in (graph.ts). */
+export interface Recording {
+  readonly nodes: readonly Node[];
+  add(op: string, inputs: readonly Tensor[], attrs: Attrs, specs: readonly Spec[]): Node;
+  /** The symbol that stands for a tensor. */
+  lift(t: Tensor): Tensor;
+}
 
 interface Storage {
   readonly backend: Backend;

@@ -3,7 +3,7 @@
  * operations inlined, shape operations turned into index arithmetic, and materialised tensors
  * ("roots") loaded.
  */
-import { type Node, nodeOf } from "../graph.ts";
+import { nodeOf } from "../graph.ts";
 import {
   addIndex,
   computeType,
@@ -15,7 +15,7 @@ import {
   scaleIndex,
 } from "../loop.ts";
 import { type EmitContext, opDef } from "../ops/registry.ts";
-import type { Tensor } from "../tensor.ts";
+import type { Node, Tensor } from "../tensor.ts";
 
 /** The input whose elements an output of a shape operation shows, if the operation is one. */
 export function sourceOf(t: Tensor): Tensor | undefined {

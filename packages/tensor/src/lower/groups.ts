@@ -4,9 +4,10 @@
  * what one takes from another lies at the same outer point: a norm, a softmax, a loss with all its
  * reductions becomes one pass over rows; an optimiser's three updates become one loop.
  */
-import { type Node, nodeOf, sizeOf } from "../graph.ts";
+import { nodeOf } from "../graph.ts";
 import { constantIndex, type Index, LoopBuilder, sameIndex } from "../loop.ts";
-import type { Tensor } from "../tensor.ts";
+import { sizeOf } from "../spec.ts";
+import type { Node, Tensor } from "../tensor.ts";
 import { Emitter } from "./emit.ts";
 import { isKernel, REDUCTIONS, type Roots } from "./roots.ts";
 

@@ -1,8 +1,8 @@
 /** From the graph's matrix products, attention, sorts and scatters to kernels over strided views. */
 import type { AttentionShape, HeadsView, Kernel, MatrixView } from "../backend.ts";
 import { type DType, dtypeBytes } from "../dtype.ts";
-import { type Node, sizeOf } from "../graph.ts";
-import type { Tensor } from "../tensor.ts";
+import { sizeOf } from "../spec.ts";
+import type { Node, Tensor } from "../tensor.ts";
 import { viewOf } from "./emit.ts";
 
 export interface LoweredKernel {

@@ -1,7 +1,8 @@
 /** From a recorded graph to a program: fusion, scheduling, donation and the memory plan. */
 import type { BufferSpec, Program, Step } from "../backend.ts";
 import { dtypeBytes } from "../dtype.ts";
-import { describe, type Graph, nodeOf } from "../graph.ts";
+import { type Graph, nodeOf } from "../graph.ts";
+import { describe } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Entry, schedule } from "./groups.ts";
 import { lowerKernel, operandOf, trafficOf } from "./kernels.ts";

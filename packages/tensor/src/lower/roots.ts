@@ -1,7 +1,7 @@
 /** Which tensors of a graph get memory of their own; everything else is computed where it is used. */
-import { type Node, nodeOf } from "../graph.ts";
+import { nodeOf } from "../graph.ts";
 import { opDef } from "../ops/registry.ts";
-import type { Tensor } from "../tensor.ts";
+import type { Node, Tensor } from "../tensor.ts";
 import { sourceOf } from "./emit.ts";
 import { operandOf } from "./kernels.ts";
 

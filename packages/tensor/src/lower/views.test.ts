@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { beforeAll, expect, test } from "vitest";
 import { compile } from "../compile.ts";
-import { sizeOf } from "../graph.ts";
 import { add } from "../ops/pointwise.ts";
 import { sum } from "../ops/reduce.ts";
 import { concat, flip, pad, permute, reshape, slice } from "../ops/shape.ts";
+import { sizeOf } from "../spec.ts";
 import { scope, setBackend, type Tensor, tensor } from "../tensor.ts";
 import { referenceBackend } from "../testing/index.ts";
 

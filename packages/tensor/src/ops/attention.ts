@@ -1,5 +1,5 @@
 /** Scaled dot-product attention over strided views, with its derivative as an operation. */
-import { describe, type Spec } from "../graph.ts";
+import { describe, type Spec } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
 import { apply, define } from "./registry.ts";
 

@@ -1,7 +1,7 @@
 /** Tensors made of nothing: constants and counters. */
 import { type DType, roundTo } from "../dtype.ts";
-import type { Spec } from "../graph.ts";
 import { computeType } from "../loop.ts";
+import type { Spec } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
 import { apply1, define } from "./registry.ts";
 

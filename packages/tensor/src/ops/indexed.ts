@@ -1,7 +1,7 @@
 /** Gathers, scatters and orderings. */
 import { isFloat } from "../dtype.ts";
-import { describe } from "../graph.ts";
 import type { Index } from "../loop.ts";
+import { describe } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
 import { full, iota, zeros } from "./create.ts";
 import { and, cast, eq, ge, lt, where } from "./pointwise.ts";

@@ -1,7 +1,7 @@
 /** Matrix products. Transposes are views, which the kernels take as strides. */
 import { type DType, isFloat } from "../dtype.ts";
-import { describe, type Node } from "../graph.ts";
-import type { Tensor } from "../tensor.ts";
+import { describe } from "../spec.ts";
+import type { Node, Tensor } from "../tensor.ts";
 import { apply1, define } from "./registry.ts";
 import { broadcastShapes, broadcastTo, reshape, transpose } from "./shape.ts";
 

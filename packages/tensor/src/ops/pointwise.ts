@@ -1,7 +1,7 @@
 /** Element-wise operations: one row of a table each, with its derivative. */
 import { type DType, isFloat } from "../dtype.ts";
-import { describe } from "../graph.ts";
 import { type BinaryOp, computeType, type Expr, type LoopBuilder, type UnaryOp } from "../loop.ts";
+import { describe } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
 import { full } from "./create.ts";
 import { apply1, define } from "./registry.ts";

@@ -1,7 +1,8 @@
 /** Reductions over axes. */
 import { isFloat } from "../dtype.ts";
-import { describe, type Node, sizeOf } from "../graph.ts";
-import type { Tensor } from "../tensor.ts";
+import { constantIndex, type Index } from "../loop.ts";
+import { describe, sizeOf } from "../spec.ts";
+import type { Node, Tensor } from "../tensor.ts";
 import { iota } from "./create.ts";
 import { add, cast, div, eq, exp, log, mul, sub, where } from "./pointwise.ts";
 import { apply1, define } from "./registry.ts";
@@ -34,6 +35,25 @@ function reduction(op: string, grad: (g: Tensor, node: Node) => Tensor): void {
     grad: (node, [g]) => [g ? grad(g, node) : null],
   });
 }
+
+/** Sum and broadcast are each other's derivative, so both are defined here. */
+define("broadcast", {
+  infer: ([x], attrs) => [{ shape: attrs.shape as number[], dtype: (x as Tensor).dtype }],
+  grad(node, [g]) {
+    if (!g) return [null];
+    const x = node.inputs[0] as Tensor;
+    const lead = g.rank - x.rank;
+    const axes = g.shape
+      .map((_, i) => i)
+      .filter((i) => i < lead || (x.shape[i - lead] === 1 && g.shape[i] !== 1));
+    return [reshape(sum(g, axes), x.shape)];
+  },
+  source(_, node, index) {
+    const x = node.inputs[0] as Tensor;
+    const lead = index.length - x.rank;
+    return x.shape.map((d, i) => (d === 1 ? constantIndex(0) : (index[i + lead] as Index)));
+  },
+});
 
 reduction("sum", (g, node) => spread(g, node.inputs[0] as Tensor, node.attrs.axes as number[]));
 

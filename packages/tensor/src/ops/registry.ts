@@ -3,9 +3,10 @@
  * its derivative (written in operations), and how it is lowered: to an expression inside a fused
  * loop, to an index map (shape operations cost nothing), or to a kernel of its own.
  */
-import type { Attrs, Graph, Node, Spec } from "../graph.ts";
+
 import type { Expr, Index, LoopBuilder } from "../loop.ts";
-import type { Tensor } from "../tensor.ts";
+import type { Spec } from "../spec.ts";
+import type { Attrs, Node, Recording, Tensor } from "../tensor.ts";
 
 /** What an operation's lowering may ask for. */
 export interface EmitContext {
@@ -41,15 +42,15 @@ export function opDef(name: string): OpDef {
 /** Arguments of a trace; their specs are given, never inferred. */
 define("input", { infer: () => [] });
 
-let tracing: Graph | undefined;
+let tracing: Recording | undefined;
 
 /** The graph being recorded, if any. */
-export function activeGraph(): Graph | undefined {
+export function activeGraph(): Recording | undefined {
   return tracing;
 }
 
 /** Runs `fn` while operations on concrete tensors, too, are recorded in `graph`. */
-export function withGraph<T>(graph: Graph, fn: () => T): T {
+export function withGraph<T>(graph: Recording, fn: () => T): T {
   const before = tracing;
   tracing = graph;
   try {

@@ -1,9 +1,8 @@
 /** Operations that only rearrange: index maps, free inside a compiled program. */
 
-import { describe, type Node, sizeOf } from "../graph.ts";
 import { addIndex, computeType, constantIndex, type Index, scaleIndex } from "../loop.ts";
-import type { Tensor } from "../tensor.ts";
-import { sum } from "./reduce.ts";
+import { describe, sizeOf } from "../spec.ts";
+import type { Node, Tensor } from "../tensor.ts";
 import { apply1, define } from "./registry.ts";
 
 const input = (node: Node): Tensor => node.inputs[0] as Tensor;
@@ -31,24 +30,6 @@ export function broadcastShapes(a: readonly number[], b: readonly number[]): rea
     return x === 1 ? y : x;
   });
 }
-
-define("broadcast", {
-  infer: ([x], attrs) => [{ shape: attrs.shape as number[], dtype: (x as Tensor).dtype }],
-  grad(node, [g]) {
-    if (!g) return [null];
-    const x = input(node);
-    const lead = g.rank - x.rank;
-    const axes = g.shape
-      .map((_, i) => i)
-      .filter((i) => i < lead || (x.shape[i - lead] === 1 && g.shape[i] !== 1));
-    return [reshape(sum(g, axes), x.shape)];
-  },
-  source(_, node, index) {
-    const x = input(node);
-    const lead = index.length - x.rank;
-    return x.shape.map((d, i) => (d === 1 ? constantIndex(0) : (index[i + lead] as Index)));
-  },
-});
 
 /** Repeats axes of extent 1, and adds leading axes, as numpy does. */
 export function broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
