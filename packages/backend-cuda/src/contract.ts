@@ -4,34 +4,32 @@ export type {
   AttentionKernel,
   AttentionShape,
   Backend,
+  BinaryOp,
   BufferId,
   BufferSpec,
+  ComputeType,
   CountingSortKernel,
   CumsumKernel,
   DeviceBuffer,
   Executable,
+  Expr,
   GroupedMatmulKernel,
   HeadsView,
+  Index,
   Kernel,
   KernelTime,
+  LoopKernel,
   MatmulKernel,
   MatrixView,
   MemoryStats,
   Program,
-  ScatterKernel,
-  Step,
-  TopKKernel,
-} from "../../tensor/src/backend.ts";
-export { type DType, dtypeBytes, isFloat } from "../../tensor/src/dtype.ts";
-export type {
-  BinaryOp,
-  ComputeType,
-  Expr,
-  Index,
-  LoopKernel,
   Reduce,
+  ScatterKernel,
   Stage,
+  Step,
   Store,
+  TopKKernel,
   UnaryOp,
-} from "../../tensor/src/loop.ts";
-export { computeType } from "../../tensor/src/loop.ts";
+} from "@dsv3/tensor";
+export { computeType } from "@dsv3/tensor";
+export { type DType, dtypeBytes, isFloat } from "@dsv3/tensor/dtype";

@@ -18,6 +18,7 @@ export {
 } from "./dtype.ts";
 export { customGradient, grad, remat, valueAndGrad } from "./grad.ts";
 export type * from "./loop.ts";
+export { computeType } from "./loop.ts";
 export * from "./nn.ts";
 export { type AttentionOptions, attention } from "./ops/attention.ts";
 export { full, iota, ones, zeros } from "./ops/create.ts";
