@@ -1,1 +1,2 @@
-export {};
+export { type WasmOptions, wasmBackend } from "./backend.ts";
+export type { MemorySize } from "./memory.ts";

@@ -216,7 +216,7 @@ export const i32: I32 &
 // ---- i64 ------------------------------------------------------------------------------------
 
 // biome-ignore format: a table of opcodes
-const I64_BINARY = { add: 0x7c, sub: 0x7d, mul: 0x7e, and: 0x83, or: 0x84, xor: 0x85, shl: 0x86, shrS: 0x87, shrU: 0x88 } as const;
+const I64_BINARY = { add: 0x7c, sub: 0x7d, mul: 0x7e, divS: 0x7f, divU: 0x80, remS: 0x81, remU: 0x82, and: 0x83, or: 0x84, xor: 0x85, shl: 0x86, shrS: 0x87, shrU: 0x88 } as const;
 // biome-ignore format: a table of opcodes
 const I64_COMPARE = { eq: 0x51, ne: 0x52, ltS: 0x53, ltU: 0x54, gtS: 0x55, gtU: 0x56, leS: 0x57, leU: 0x58, geS: 0x59, geU: 0x5a } as const;
 // biome-ignore format: a table of opcodes
