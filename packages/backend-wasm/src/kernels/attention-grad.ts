@@ -94,7 +94,12 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
       i32.add(i32.add(args.threadScratch, offset), i32.mul(index, bytes));
 
     /** sums += Σ_k a · b over `count` steps. */
-    const multiply = (a: Value<"i32">, strides: Pick<TileA, "row" | "k">, b: Value<"i32">, count: number | Address) => {
+    const multiply = (
+      a: Value<"i32">,
+      strides: Pick<TileA, "row" | "k">,
+      b: Value<"i32">,
+      count: number | Address,
+    ) => {
       f.set(x, a);
       f.set(y, b);
       tile(f, {
@@ -109,7 +114,13 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
     };
     const packed = { row: 4, k: 4 * TILE_ROWS };
     /** The same onto sums in memory. */
-    const accumulate = (into: Address, a: Value<"i32">, strides: Pick<TileA, "row" | "k">, b: Value<"i32">, count: Address) => {
+    const accumulate = (
+      into: Address,
+      a: Value<"i32">,
+      strides: Pick<TileA, "row" | "k">,
+      b: Value<"i32">,
+      count: Address,
+    ) => {
       for (const [n, sum] of sums.entries()) f.set(sum, v128.load(into, 16 * n));
       multiply(a, strides, b, count);
       for (const [n, sum] of sums.entries()) f.do(v128.store(into, sum, 16 * n));
@@ -155,7 +166,14 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
 
     const packKeys = (length: Address) => {
       const count = f.local("i32");
-      const pack = (view: HeadsView, by: "rows" | "columns", width: number, cols: number, to: Value<"i32">, panelBytes: number) =>
+      const pack = (
+        view: HeadsView,
+        by: "rows" | "columns",
+        width: number,
+        cols: number,
+        to: Value<"i32">,
+        panelBytes: number,
+      ) =>
         packMatrix(f, view, {
           by,
           width,
@@ -172,7 +190,14 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
         f.if(i32.gtS(count, block), () => f.set(count, block));
         const first = i32.mul(blockIndex, tilesPerBlock);
         pack(kernel.k, "rows", TILE_ROWS, qkWidth, at(keyRowsAt, first, keyRowBytes), keyRowBytes);
-        pack(kernel.v, "rows", TILE_ROWS, vWidth, at(valueRowsAt, first, valueRowBytes), valueRowBytes);
+        pack(
+          kernel.v,
+          "rows",
+          TILE_ROWS,
+          vWidth,
+          at(valueRowsAt, first, valueRowBytes),
+          valueRowBytes,
+        );
         const columns = at(keyColumnsAt, blockIndex, qkPanels * keyColumnBytes);
         pack(kernel.k, "columns", TILE_COLUMNS, qkWidth, columns, keyColumnBytes);
         f.inc(blockIndex, 1);
@@ -190,8 +215,20 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
         const common = { from: address(view, query), stride: view.strides[1], rows, cols };
         const lanes = f.keep(at(lanesAt));
         const columns = f.keep(at(columnsAt));
-        packMatrix(f, view, { ...common, by: "rows", width: LANES, to: lanes, panelBytes: laneBytes });
-        packMatrix(f, view, { ...common, by: "columns", width: TILE_COLUMNS, to: columns, panelBytes: columnBytes });
+        packMatrix(f, view, {
+          ...common,
+          by: "rows",
+          width: LANES,
+          to: lanes,
+          panelBytes: laneBytes,
+        });
+        packMatrix(f, view, {
+          ...common,
+          by: "columns",
+          width: TILE_COLUMNS,
+          to: columns,
+          panelBytes: columnBytes,
+        });
       }
       const most = f.local("i32", -1);
       const valid = f.local("i32");
@@ -260,7 +297,12 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
             i32.ltS(first, seen),
             () => {
               zeroSums(f, sums);
-              multiply(at(keyRowsAt, tileIndex, keyRowBytes), packed, at(queryLanesAt, panel, queryLaneBytes), qkWidth);
+              multiply(
+                at(keyRowsAt, tileIndex, keyRowBytes),
+                packed,
+                at(queryLanesAt, panel, queryLaneBytes),
+                qkWidth,
+              );
               for (const [n, sum] of sums.entries()) {
                 const log2 = f32x4.mul(sum, f32x4.const(kernel.scale * Math.LOG2E));
                 f.set(sum, exp2(f, target, f32x4.sub(log2, v128.load(row, 16 * (n & 1)))));
@@ -269,7 +311,10 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
               const mask = () => {
                 for (const [n, sum] of sums.entries()) {
                   const own = f.keep(i32.add(tileKey, n >> 1));
-                  f.set(sum, v128.and(sum, sees(args, kernel, { batch: b, sight, key: own }, n & 1)));
+                  f.set(
+                    sum,
+                    v128.and(sum, sees(args, kernel, { batch: b, sight, key: own }, n & 1)),
+                  );
                 }
               };
               const last = i32.add(tileKey, TILE_ROWS - 1);
@@ -277,7 +322,12 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
               else mask();
               for (const [n, sum] of sums.entries()) f.do(v128.store(to, sum, places[n]));
               zeroSums(f, sums);
-              multiply(at(valueRowsAt, tileIndex, valueRowBytes), packed, at(doutLanesAt, panel, outLaneBytes), vWidth);
+              multiply(
+                at(valueRowsAt, tileIndex, valueRowBytes),
+                packed,
+                at(doutLanesAt, panel, outLaneBytes),
+                vWidth,
+              );
               for (const [n, sum] of sums.entries()) {
                 const rest = f32x4.sub(sum, v128.load(row, 32 + 16 * (n & 1)));
                 const weight = f32x4.mul(v128.load(to, places[n]), f32x4.const(kernel.scale));
@@ -286,7 +336,10 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
             },
             () => {
               for (const place of places) {
-                f.do(v128.store(to, f32x4.const(0), place), v128.store(to, f32x4.const(0), slopes + place));
+                f.do(
+                  v128.store(to, f32x4.const(0), place),
+                  v128.store(to, f32x4.const(0), slopes + place),
+                );
               }
             },
           );
@@ -310,7 +363,13 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
         ] as const) {
           f.set(into, at(sumsFrom, index, panels * TILE_BYTES));
           f.for(column, 0, i32.const(panels), 1, () => {
-            accumulate(into, at(from, keyTile, TILE_ROWS * ROW_BYTES), byKey, at(columnsAt, column, columnBytes), rows);
+            accumulate(
+              into,
+              at(from, keyTile, TILE_ROWS * ROW_BYTES),
+              byKey,
+              at(columnsAt, column, columnBytes),
+              rows,
+            );
             f.inc(into, TILE_BYTES);
           });
         }
@@ -320,7 +379,11 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
       f.set(into, at(dqAt));
       f.for(queryTile, 0, queryTiles, 1, () =>
         f.for(column, 0, i32.const(qkPanels), 1, () => {
-          const columns = at(keyColumnsAt, i32.add(i32.mul(blockIndex, qkPanels), column), keyColumnBytes);
+          const columns = at(
+            keyColumnsAt,
+            i32.add(i32.mul(blockIndex, qkPanels), column),
+            keyColumnBytes,
+          );
           accumulate(into, at(slopesAt, queryTile, 4 * TILE_ROWS), byQuery, columns, count);
           f.inc(into, TILE_BYTES);
         }),
@@ -376,7 +439,9 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
             const time = f.keep(i32.add(key, inBlock));
             f.set(left, i32.sub(block, inBlock));
             f.if(i32.gtS(left, i32.sub(keys, time)), () => f.set(left, i32.sub(keys, time)));
-            f.if(i32.gtS(left, 0), () => store(view, { batch: b, time, head: keyHead }, from, width, left));
+            f.if(i32.gtS(left, 0), () =>
+              store(view, { batch: b, time, head: keyHead }, from, width, left),
+            );
             f.inc(from, panels * TILE_BYTES);
           }),
         );
