@@ -59,11 +59,11 @@ export function combine(rows: Tensor, weights: Tensor, plan: Dispatch): Tensor {
       save: { rows, weights },
     }),
     ({ rows, weights }: { rows: Tensor; weights: Tensor }, dOut: Tensor) => {
+      const sent = cast(take(dOut, plan.tokens), "f32"); // [N K, D]
       const rowWeights = take(reshape(weights, [-1]), plan.pairs); // [N K]
-      const dRows = mul(cast(take(dOut, plan.tokens), "f32"), expandDims(rowWeights, 1));
-      const byPair = cast(take(rows, plan.rank), "f32"); // [N, K, D]
-      const dWeights = sum(mul(byPair, cast(expandDims(dOut, 1), "f32")), 2); // [N, K]
-      return [cast(dRows, rows.dtype), dWeights];
+      const dRows = cast(mul(sent, expandDims(rowWeights, 1)), rows.dtype);
+      const dWeights = take(sum(mul(sent, cast(rows, "f32")), 1), plan.rank); // [N, K]
+      return [dRows, dWeights];
     },
   );
   return merge(rows, weights);
