@@ -1,6 +1,7 @@
 /** Which emitter makes which kernel. */
 import type { Kernel } from "@dsv3/tensor";
 import type { KernelCode, Target } from "./kernel.ts";
+import { attentionGrad } from "./kernels/attention-grad.ts";
 import { attention } from "./kernels/attention.ts";
 import { groupedMatmul } from "./kernels/grouped-matmul.ts";
 import { matmul } from "./kernels/matmul.ts";
@@ -13,7 +14,7 @@ type Emitters = {
   ) => KernelCode;
 };
 
-const EMITTERS: Emitters = { loop, matmul, groupedMatmul, attention };
+const EMITTERS: Emitters = { loop, matmul, groupedMatmul, attention, attentionGrad };
 
 /** Code of a kernel. */
 export function emitKernel(kernel: Kernel, target: Target): KernelCode {
