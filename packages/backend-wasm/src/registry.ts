@@ -1,10 +1,14 @@
 /** Which emitter makes which kernel. */
 import type { Kernel } from "@dsv3/tensor";
 import type { KernelCode, Target } from "./kernel.ts";
-import { attentionGrad } from "./kernels/attention-grad.ts";
 import { attention } from "./kernels/attention.ts";
+import { attentionGrad } from "./kernels/attention-grad.ts";
+import { countingSort } from "./kernels/counting-sort.ts";
+import { cumsum } from "./kernels/cumsum.ts";
 import { groupedMatmul } from "./kernels/grouped-matmul.ts";
 import { matmul } from "./kernels/matmul.ts";
+import { scatter } from "./kernels/scatter.ts";
+import { topK } from "./kernels/top-k.ts";
 import { loop } from "./loops/emit.ts";
 
 type Emitters = {
@@ -14,7 +18,17 @@ type Emitters = {
   ) => KernelCode;
 };
 
-const EMITTERS: Emitters = { loop, matmul, groupedMatmul, attention, attentionGrad };
+const EMITTERS: Emitters = {
+  loop,
+  matmul,
+  groupedMatmul,
+  attention,
+  topK,
+  countingSort,
+  cumsum,
+  scatter,
+  attentionGrad,
+};
 
 /** Code of a kernel. */
 export function emitKernel(kernel: Kernel, target: Target): KernelCode {

@@ -207,7 +207,8 @@ export function load4(f: Func, dtype: DType, address: Value<"i32">, offset: numb
   return asF32(dtype, decode(f, dtype, loadCodes(dtype, address, offset)));
 }
 
-function asF32(dtype: DType, x: V): V {
+/** Values of any dtype as f32. */
+export function asF32(dtype: DType, x: V): V {
   if (dtype === "i8" || dtype === "i32") return f32x4.convertI32x4S(x);
   if (dtype === "u8" || dtype === "u32") return f32x4.convertI32x4U(x);
   return dtype === "bool" ? v128.and(x, f32x4.const(1)) : x;

@@ -182,4 +182,42 @@ describe("matmul", () => {
     checkKernel(kernel, matmul, [{ dtype: "f32", values }, ...slots.slice(1)]);
     expect(values.some(Number.isNaN)).toBe(true);
   });
+
+  it.each(["f32", "bf16", "f16", "f8e4m3", "i8"] as const)(
+    "streams a matrix of %s past a few rows",
+    (dtype) => {
+      for (const few of [1, 2, 3, 5, 8]) {
+        for (const k of [0, 5, 64, 77]) {
+          const { kernel, slots } = product(
+            few,
+            27,
+            k,
+            2,
+            ["rows"],
+            ["columns", dtype],
+            "f32",
+            2e-3,
+          );
+          checkKernel(kernel, matmul, slots);
+          const swapped = product(27, few, k, 2, ["rows", dtype], ["columns"], "f32", 2e-3);
+          checkKernel(swapped.kernel, matmul, swapped.slots);
+          // Scales of 3 columns × 32 steps of k, and something to add.
+          const [scaleRows, scaleCols] = [Math.ceil(k / 32), 9];
+          const scale = {
+            slot: 3,
+            block: [32, 3] as const,
+            batch: [scaleRows * scaleCols],
+            row: scaleCols,
+            col: 1,
+          };
+          const add = { slot: 4, dtype: "f32", offset: 0, batch: [0], row: 0, col: 1 } as const;
+          checkKernel({ ...kernel, b: { ...kernel.b, scale }, add }, matmul, [
+            ...slots,
+            { dtype: "f32", values: randomValues(2 * scaleRows * scaleCols, 8) },
+            { dtype: "f32", values: randomValues(27, 9) },
+          ]);
+        }
+      }
+    },
+  );
 });

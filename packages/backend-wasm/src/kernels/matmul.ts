@@ -8,6 +8,7 @@ import type { MatmulKernel } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
 import { type Func, i32, type Local, type Value, v128 } from "../asm.ts";
 import type { KernelCode, Phase, PhaseArguments, Target } from "../kernel.ts";
+import { asFewRows, fewRows } from "./matmul-few.ts";
 import { columnPanels, type PanelView, packPairs, packPanel, rowPanels } from "./matmul-pack.ts";
 import { storeTile } from "./matmul-store.ts";
 import {
@@ -42,6 +43,8 @@ interface Side {
 
 export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
   const { m, n, k, a, b, batch } = kernel;
+  const few = asFewRows(kernel);
+  if (few) return fewRows(few, target);
   const integers = a.dtype === "i8" && b.dtype === "i8" && !a.scale && !b.scale;
   const sides: Record<"a" | "b", Side> = {
     a: {
