@@ -11,7 +11,6 @@ export interface MlaConfig extends RopeConfig {
   readonly qkNopeHeadDim: number; //     N, width of a head's query and key without position
   readonly qkRopeHeadDim: number; //     R, width of the rotated part, one key for all heads
   readonly vHeadDim: number; //          V
-  readonly rmsNormEps: number;
 }
 
 /** Weights of one layer. Matrices are [out, in], as on disk; `…WithMqa` gives latent and rotary key. */

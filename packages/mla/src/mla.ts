@@ -30,6 +30,9 @@ import { appendLatents, type CacheStep, gatherLatents } from "./cache.ts";
 import type { MlaConfig, MlaParams } from "./config.ts";
 import { type RopeTables, softmaxScale } from "./rope.ts";
 
+/** Of the norms after both down-projections: DeepSeek's and transformers' code have it fixed, whatever `rms_norm_eps` is. */
+const LATENT_NORM_EPS = 1e-6;
+
 export interface MlaOptions {
   /** i32 [B, T]: tokens of different numbers do not see each other (packed samples). */
   readonly segments?: Tensor | undefined;
@@ -97,7 +100,7 @@ function queries(p: MlaParams, x: Tensor, rope: RopeTables, c: MlaConfig) {
   const q =
     "qProj" in p
       ? linear(x, p.qProj)
-      : linear(rmsNorm(linear(x, p.qAProj), p.qALayernorm, c.rmsNormEps), p.qBProj); // eq. 6-8
+      : linear(rmsNorm(linear(x, p.qAProj), p.qALayernorm, LATENT_NORM_EPS), p.qBProj); // eq. 6-8
   const heads = reshape(q, [B, T, c.numAttentionHeads, c.qkNopeHeadDim + c.qkRopeHeadDim]);
   const [qNope, qRope] = split(heads, [c.qkNopeHeadDim, c.qkRopeHeadDim], 3) as [Tensor, Tensor];
   return { qNope, qRope: rotate(qRope, rope, c) }; // eq. 9
@@ -109,7 +112,7 @@ function latents(p: MlaParams, x: Tensor, rope: RopeTables, c: MlaConfig) {
   const [cKv, kRope] = split(down, [c.kvLoraRank, c.qkRopeHeadDim], 2) as [Tensor, Tensor];
   const [B, T, R] = kRope.shape as [number, number, number];
   return {
-    cKv: rmsNorm(cKv, p.kvALayernorm, c.rmsNormEps),
+    cKv: rmsNorm(cKv, p.kvALayernorm, LATENT_NORM_EPS),
     kRope: reshape(rotate(reshape(kRope, [B, T, 1, R]), rope, c), [B, T, R]),
   };
 }

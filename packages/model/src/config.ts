@@ -7,6 +7,8 @@ export interface ModelConfig extends MlaConfig, MoeConfig {
   /** `deepseek_v2` differs in routing defaults alone; the rest of the model is the same. */
   readonly modelType: "deepseek_v3" | "deepseek_v2";
   readonly vocabSize: number;
+  /** Of every norm but those within attention. */
+  readonly rmsNormEps: number;
   readonly numHiddenLayers: number;
   /** Layers before this one have a dense MLP of `intermediateSize`; the others route. */
   readonly firstKDenseReplace: number;
