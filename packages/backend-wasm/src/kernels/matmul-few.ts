@@ -14,7 +14,8 @@ import { matrixAddress, scalesAddress } from "./matmul-view.ts";
 
 type V = Value<"v128">;
 
-const FEW_ROWS = 8;
+/** With more rows than this, tiles are faster than dot products. */
+const FEW_ROWS = 4;
 /** Steps of k written out in the loop. */
 const STEP = 8;
 
@@ -56,7 +57,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const { batch, m, n, k, a, b, out, add } = kernel;
   const matrices = batch.reduce((x, y) => x * y, 1);
   if (m === 0 || n === 0 || matrices === 0) return { phases: [] };
-  const columns = Math.min(n, m === 1 ? 8 : m <= 3 ? 4 : m <= 5 ? 2 : 1);
+  const columns = Math.min(n, m === 1 ? 8 : m <= 3 ? 4 : 2);
   const groups = Math.ceil(n / columns);
   const size = dtypeBytes(b.dtype);
   const madd = multiplyAdd(target);

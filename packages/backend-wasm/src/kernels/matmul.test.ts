@@ -186,7 +186,7 @@ describe("matmul", () => {
   it.each(["f32", "bf16", "f16", "f8e4m3", "i8"] as const)(
     "streams a matrix of %s past a few rows",
     (dtype) => {
-      for (const few of [1, 2, 3, 5, 8]) {
+      for (const few of [1, 2, 3, 4]) {
         for (const k of [0, 5, 64, 77]) {
           const { kernel, slots } = product(
             few,
