@@ -7,6 +7,16 @@ export {
   initMoments,
   type Moments,
 } from "./adamw.ts";
+export { checkpointFolder, listCheckpoints, type Progress } from "./checkpoints.ts";
+export {
+  DivergedError,
+  type RowSource,
+  type RunEvents,
+  type RunMetrics,
+  type RunResult,
+  type RunSettings,
+  train,
+} from "./run.ts";
 export {
   batchRamp,
   checkSchedule,

@@ -1,0 +1,116 @@
+/**
+ * Checkpoints of a run: `checkpoints/step-N/` is a Hugging Face model folder with the optimiser's
+ * moments and the state of everything else beside the weights. Each appears whole or not at all.
+ */
+import { createHash } from "node:crypto";
+import { readdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { loadModel, type ModelConfig, saveModel } from "@dsv3/model";
+import { fromBytes, type Tensor, tensor, treeLeaves, treeMap, treePaths } from "@dsv3/tensor";
+import type { Moments } from "./adamw.ts";
+import type { TrainState } from "./step.ts";
+
+/** What of a run is neither weights nor moments; plain JSON. */
+export interface Progress {
+  /** Optimiser steps done. */
+  readonly step: number;
+  /** Where the data stands. */
+  readonly position: unknown;
+  readonly tokens: number;
+  /** Seconds of training so far. */
+  readonly seconds: number;
+}
+
+interface StateFile {
+  readonly progress: Progress;
+  readonly momentDtype: "f32" | "bf16";
+  /** Of optimizer.bin. */
+  readonly sha256: string;
+}
+
+const STATE = "training-state.json";
+const MOMENTS = "optimizer.bin";
+const NAME = /^step-(\d+)$/;
+
+/** Steps that have a checkpoint, newest first. */
+export async function listCheckpoints(run: string): Promise<number[]> {
+  const names = await readdir(join(run, "checkpoints")).catch(() => [] as string[]);
+  const steps = names.flatMap((n) => NAME.exec(n)?.[1] ?? []).map(Number);
+  return steps.sort((a, b) => b - a);
+}
+
+export function checkpointFolder(run: string, step: number): string {
+  return join(run, "checkpoints", `step-${step}`);
+}
+
+/** Saves a state and removes all but the newest `keep` checkpoints. */
+export async function saveTraining(
+  run: string,
+  config: ModelConfig,
+  state: TrainState,
+  progress: Progress,
+  keep: number,
+): Promise<void> {
+  const moments = treeLeaves(state.moments);
+  const parts: Uint8Array[] = [];
+  for (const m of moments) parts.push(await m.bytes());
+  const bytes = Buffer.concat(parts);
+  const file: StateFile = {
+    progress,
+    momentDtype: (moments[0] as Tensor).dtype as StateFile["momentDtype"],
+    sha256: createHash("sha256").update(bytes).digest("hex"),
+  };
+  await saveModel(checkpointFolder(run, progress.step), config, state.params, {
+    extraFiles: { [MOMENTS]: bytes, [STATE]: Buffer.from(`${JSON.stringify(file, null, 2)}\n`) },
+    overwrite: true,
+  });
+  for (const old of (await listCheckpoints(run)).slice(keep)) {
+    await rm(checkpointFolder(run, old), { recursive: true, force: true });
+  }
+}
+
+/**
+ * The newest checkpoint that is whole. Damaged ones are passed over and reported.
+ * @returns undefined when there is none
+ */
+export async function loadTraining(
+  run: string,
+  onDamaged: (step: number, reason: string) => void,
+): Promise<{ config: ModelConfig; state: TrainState; progress: Progress } | undefined> {
+  for (const step of await listCheckpoints(run)) {
+    try {
+      return await loadOne(checkpointFolder(run, step));
+    } catch (error) {
+      onDamaged(step, error instanceof Error ? error.message : String(error));
+    }
+  }
+  return undefined;
+}
+
+async function loadOne(folder: string) {
+  const file = JSON.parse(await readFile(join(folder, STATE), "utf8")) as StateFile;
+  const bytes = await readFile(join(folder, MOMENTS));
+  if (createHash("sha256").update(bytes).digest("hex") !== file.sha256) {
+    throw new Error(`${join(folder, MOMENTS)} is damaged: its hash is not the one in ${STATE}`);
+  }
+  const { config, params } = await loadModel(folder);
+  let offset = 0;
+  const read = (like: Tensor): Tensor => {
+    const size = like.size * (file.momentDtype === "f32" ? 4 : 2);
+    const part = new Uint8Array(bytes.subarray(offset, offset + size));
+    offset += size;
+    return fromBytes(part, like.shape, file.momentDtype);
+  };
+  const moments = {
+    first: treeMap(read, params),
+    second: treeMap(read, params),
+  } as Moments<typeof params>;
+  const expected = treePaths(moments).length;
+  if (offset !== bytes.length) {
+    throw new Error(
+      `${join(folder, MOMENTS)} has ${bytes.length} bytes; ${expected} moments need ${offset}`,
+    );
+  }
+  const state: TrainState = { params, moments, step: tensor(file.progress.step) };
+  return { config, state, progress: file.progress };
+}

@@ -1,0 +1,199 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type ModelConfig, preset } from "@dsv3/model";
+import { disposeTree, memory, setBackend, treePaths } from "@dsv3/tensor";
+import { referenceBackend } from "@dsv3/tensor/testing";
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { checkpointFolder, listCheckpoints } from "./checkpoints.ts";
+import { DivergedError, type RowSource, type RunMetrics, type RunSettings, train } from "./run.ts";
+
+beforeAll(() => setBackend(referenceBackend()));
+
+/** One routed layer of the smallest sizes: a step takes milliseconds even on the reference backend. */
+const config: ModelConfig = {
+  ...preset("tiny"),
+  vocabSize: 16,
+  hiddenSize: 8,
+  intermediateSize: 8,
+  numHiddenLayers: 1,
+  firstKDenseReplace: 0,
+  numNextnPredictLayers: 1,
+  numAttentionHeads: 1,
+  qLoraRank: null,
+  kvLoraRank: 4,
+  qkNopeHeadDim: 4,
+  qkRopeHeadDim: 2,
+  vHeadDim: 4,
+  moeIntermediateSize: 4,
+  nRoutedExperts: 4,
+  numExpertsPerTok: 2,
+  nGroup: 2,
+  topkGroup: 1,
+};
+
+const settings: RunSettings = {
+  steps: 6,
+  batch: 2,
+  length: 6,
+  accumulate: 1,
+  learningRate: [{ shape: "linear", steps: 2, to: 0.01 }],
+  biasSpeed: 0.001,
+  mtpWeight: 0.3,
+  balanceWeight: 1e-4,
+  seed: 5,
+  checkpointEvery: 2,
+  keepCheckpoints: 2,
+};
+
+/** Counts upwards, so that the next token can be learnt. */
+function counting(): RowSource {
+  let at = 0;
+  return {
+    get position() {
+      return at;
+    },
+    seek(position: number) {
+      at = position;
+    },
+    next(rows, length) {
+      const value = (i: number) => (at + i) % 16;
+      const inputIds = Int32Array.from({ length: rows * length }, (_, i) => value(i));
+      const targets = Int32Array.from({ length: rows * length }, (_, i) => value(i + 1));
+      at += rows * length;
+      return { inputIds, targets };
+    },
+  } as RowSource;
+}
+
+let dir: string;
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), "dsv3-run-"));
+});
+afterEach(() => rm(dir, { recursive: true }));
+
+async function weightsOf(run: Awaited<ReturnType<typeof train>>) {
+  const entries = await Promise.all(
+    treePaths(run.params).map(
+      async ([path, t]) => [path, Buffer.from(await t.bytes()).toString("hex")] as const,
+    ),
+  );
+  disposeTree(run.params);
+  return Object.fromEntries(entries);
+}
+
+const metrics = async (run: string) =>
+  (await readFile(join(run, "metrics.jsonl"), "utf8"))
+    .trim()
+    .split("\n")
+    .map((l) => JSON.parse(l) as RunMetrics);
+const losses = async (run: string) => (await metrics(run)).map((m) => [m.step, m.loss, m.gradNorm]);
+
+describe("train", () => {
+  test("learns, records every step, keeps the newest checkpoints, and leaks nothing", async () => {
+    const before = memory().liveBytes;
+    const run = join(dir, "a");
+    const result = await train(run, config, { ...settings, steps: 30 }, counting());
+    expect(result.finished).toBe(true);
+    const lines = await metrics(run);
+    expect(lines.map((m) => m.step)).toEqual(Array.from({ length: 30 }, (_, i) => i + 1));
+    expect(lines.at(-1)?.mainLoss).toBeLessThan((lines[0]?.mainLoss as number) - 0.3);
+    expect(lines.at(-1)?.tokens).toBe(30 * 12);
+    expect(lines.every((m) => m.expertLoad >= 1 && m.expertLoad <= 4)).toBe(true);
+    expect(await listCheckpoints(run)).toEqual([30, 28]);
+    disposeTree(result.params);
+    expect(memory().liveBytes).toBe(before);
+  });
+
+  test("resumed after a stop, it is the run that was never stopped, bit for bit", async () => {
+    const whole = join(dir, "whole");
+    const expected = await weightsOf(await train(whole, config, settings, counting()));
+    const cut = join(dir, "cut");
+    const stop = new AbortController();
+    const first = await train(cut, config, settings, counting(), {
+      signal: stop.signal,
+      onStep: ({ step }) => step === 3 && stop.abort(),
+    });
+    expect(first.finished).toBe(false);
+    disposeTree(first.params);
+    expect(await listCheckpoints(cut)).toEqual([3, 2]);
+    const second = await train(cut, config, settings, counting(), { resume: true });
+    expect(await weightsOf(second)).toEqual(expected);
+    expect(await losses(cut)).toEqual(await losses(whole));
+  });
+
+  test("a damaged checkpoint is reported, and the one before is taken", async () => {
+    const whole = join(dir, "whole");
+    const expected = await weightsOf(await train(whole, config, settings, counting()));
+    const run = join(dir, "run");
+    const stop = new AbortController();
+    const onStep = ({ step }: RunMetrics) => step === 4 && stop.abort();
+    disposeTree(
+      (await train(run, config, settings, counting(), { signal: stop.signal, onStep })).params,
+    );
+    const file = join(checkpointFolder(run, 4), "optimizer.bin");
+    const bytes = await readFile(file);
+    bytes[7] = (bytes[7] as number) ^ 1;
+    await writeFile(file, bytes);
+    const warnings: string[] = [];
+    const resumed = await train(run, config, settings, counting(), {
+      resume: true,
+      onWarning: (w) => warnings.push(w),
+    });
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toMatch(/step-4 is passed over: .*optimizer.bin is damaged/);
+    expect(await weightsOf(resumed)).toEqual(expected);
+    expect(await losses(run)).toEqual(await losses(whole));
+  });
+
+  test("gradients of several batches are averaged", async () => {
+    const one = await weightsOf(
+      await train(join(dir, "one"), config, { ...settings, steps: 1, batch: 4 }, counting()),
+    );
+    const two = await train(
+      join(dir, "two"),
+      config,
+      { ...settings, steps: 1, batch: 2, accumulate: 2 },
+      counting(),
+    );
+    const values = treePaths(two.params);
+    for (const [path, t] of values) {
+      const want = new Float32Array(
+        Uint8Array.from(Buffer.from(one[path] as string, "hex")).buffer,
+      );
+      const have = (await t.data()) as Float32Array;
+      // Adam's first step is ±learning rate: only gradients near 0 may differ in more than rounding.
+      const off = want.filter((x, i) => Math.abs(x - (have[i] as number)) > 1e-4).length;
+      expect(off / want.length, path).toBeLessThan(0.05);
+    }
+    disposeTree(two.params);
+  });
+
+  test("a loss that is no number stops the run and keeps the last checkpoint", async () => {
+    const run = join(dir, "nan");
+    const wild = {
+      ...settings,
+      steps: 50,
+      learningRate: [{ shape: "constant", steps: 1, to: 1e30 }],
+    } as const;
+    await expect(train(run, config, wild, counting())).rejects.toThrow(DivergedError);
+  });
+
+  test("folders in use, missing runs, other settings and senseless ones are refused", async () => {
+    const run = join(dir, "x");
+    await expect(train(run, config, settings, counting(), { resume: true })).rejects.toThrow(
+      "holds no run to resume",
+    );
+    disposeTree((await train(run, config, { ...settings, steps: 1 }, counting())).params);
+    await expect(train(run, config, settings, counting())).rejects.toThrow("holds a run already");
+    await expect(train(run, config, settings, counting(), { resume: true })).rejects.toThrow(
+      "other settings",
+    );
+    const bad = (s: Partial<RunSettings>) =>
+      train(join(dir, "y"), config, { ...settings, ...s }, counting());
+    await expect(bad({ batch: 0 })).rejects.toThrow(
+      "batch should be a whole number of 1 or more, got 0",
+    );
+    await expect(bad({ length: 100_000 })).rejects.toThrow("maxPositionEmbeddings of 128");
+  });
+});
