@@ -8,11 +8,11 @@ export interface CommandEntry {
 
 /**
  * The subcommands, in the order of the help text. Each is a file of its own under commands/, loaded
- * when it is called, and listed here once it exists:
- *
- *     inspect: {
- *       summary: "Parameters, bytes and cache size of a model",
- *       load: async () => (await import("./commands/inspect.ts")).inspect,
- *     },
+ * when it is called, and listed here once it exists.
  */
-export const commands: Record<string, CommandEntry> = {};
+export const commands: Record<string, CommandEntry> = {
+  inspect: {
+    summary: "Parameters, bytes and cache size of a model",
+    load: async () => (await import("./commands/inspect.ts")).inspect,
+  },
+};

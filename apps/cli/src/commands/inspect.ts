@@ -1,0 +1,170 @@
+import { type Checkpoint, openCheckpoint } from "@dsv3/checkpoint";
+import {
+  cacheBytesPerToken,
+  countParameters,
+  type ModelConfig,
+  namedParams,
+  PRESETS,
+  parseHuggingFaceConfig,
+  preset,
+} from "@dsv3/model";
+import { type Command, defineCommand } from "../command.ts";
+import { UsageError } from "../errors.ts";
+import { formatBytes, formatCount } from "../ui/format.ts";
+import { printJson } from "../ui/json.ts";
+import { renderTable } from "../ui/table.ts";
+
+export const inspect: Command = defineCommand({
+  summary: "Prints the parameters, bytes and cache size of a model, reading no weights.",
+  flags: {
+    model: { type: "string", value: "DIR", help: "a Hugging Face folder" },
+    preset: { type: "choice", choices: Object.keys(PRESETS), help: "a named configuration" },
+    json: { type: "boolean", help: "print one JSON document with exact numbers" },
+  },
+  examples: ["inspect --preset deepseek-v3-671b", "inspect --model my-model --json"],
+  async run({ model, preset: name, json }, io) {
+    if (model !== undefined && name !== undefined) {
+      throw new UsageError("--model and --preset are both given; give one of them");
+    }
+    let report: Report;
+    if (model !== undefined) report = await reportFolder(model);
+    else if (name !== undefined) report = reportPreset(name);
+    else throw new UsageError("what to inspect is missing: give --model DIR or --preset NAME");
+    if (json) printJson(io.stdout, report);
+    else io.stdout.write(formatReport(report));
+  },
+});
+
+/** What `--json` prints. */
+interface Report {
+  /** The folder or the preset. */
+  name: string;
+  modelType: ModelConfig["modelType"];
+  parameters: {
+    /** The main model, with embedding and head. */
+    total: number;
+    /** `total`, the MTP modules, and their copies of embedding and head. */
+    totalWithMtp: number;
+    /** Of `total`, those that one token's forward pass uses. */
+    activePerToken: number;
+    /** `activePerToken` without the input embedding, of which a token uses one row. */
+    activePerTokenWithoutEmbedding: number;
+  };
+  /**
+   * Of a folder, what its tensors take on disk, by the dtype they are stored in: the parts of a sum.
+   * Of a preset, what all parameters with MTP take if kept in that dtype: alternatives.
+   */
+  bytesByDtype: Record<string, number>;
+  cacheBytesPerToken: { bf16: number; f32: number };
+  config: ModelConfig;
+}
+
+function reportPreset(name: string): Report {
+  const config = preset(name);
+  const { stored } = countParameters(config);
+  return reportOf(name, config, { bf16: 2 * stored, f32: 4 * stored });
+}
+
+async function reportFolder(dir: string): Promise<Report> {
+  const checkpoint = await openCheckpoint(dir);
+  if (checkpoint.config === undefined) {
+    throw new Error(`${dir} has no config.json, which says what model its tensors make`);
+  }
+  const config = storedConfig(checkpoint, parseHuggingFaceConfig(checkpoint.config));
+  checkComplete(dir, checkpoint, config);
+  const bytes: Record<string, number> = {};
+  for (const info of checkpoint.tensors.values()) {
+    bytes[info.dtype] = (bytes[info.dtype] ?? 0) + info.bytes;
+  }
+  return reportOf(dir, config, bytes);
+}
+
+/** Transformers writes num_nextn_predict_layers even beside weights without MTP modules. */
+function storedConfig({ tensors }: Checkpoint, config: ModelConfig): ModelConfig {
+  const mtpPrefix = `model.layers.${config.numHiddenLayers}.`;
+  const hasMtp = [...tensors.keys()].some((name) => name.startsWith(mtpPrefix));
+  return hasMtp ? config : { ...config, numNextnPredictLayers: 0 };
+}
+
+/** The counts come from the configuration: they hold only if the tensors are those that it makes. */
+function checkComplete(dir: string, { tensors }: Checkpoint, config: ModelConfig): void {
+  for (const { names, shape } of namedParams(config)) {
+    const expected = names.length > 1 ? shape.slice(1) : shape;
+    for (const name of names) {
+      const info = tensors.get(name);
+      if (info === undefined) {
+        throw new Error(`${dir}: tensor ${name} is missing; config.json asks for it`);
+      }
+      if (info.shape.join() !== expected.join()) {
+        throw new Error(
+          `${dir}: tensor ${name} of ${info.file} has shape [${info.shape.join(", ")}], ` +
+            `but config.json makes it [${expected.join(", ")}]`,
+        );
+      }
+    }
+  }
+}
+
+function reportOf(name: string, config: ModelConfig, bytesByDtype: Record<string, number>): Report {
+  const count = countParameters(config);
+  return {
+    name,
+    modelType: config.modelType,
+    parameters: {
+      total: count.total,
+      totalWithMtp: count.stored,
+      activePerToken: count.active,
+      activePerTokenWithoutEmbedding: count.activeWithoutEmbedding,
+    },
+    bytesByDtype,
+    cacheBytesPerToken: {
+      bf16: cacheBytesPerToken(config, "bf16"),
+      f32: cacheBytesPerToken(config, "f32"),
+    },
+    config,
+  };
+}
+
+function formatReport({ name, modelType, ...report }: Report): string {
+  const { parameters: count, bytesByDtype, cacheBytesPerToken: cache, config: c } = report;
+  const parameters = (value: number) => [value.toLocaleString("en"), formatCount(value)];
+  const bytes = (value: number) => [value.toLocaleString("en"), formatBytes(value)];
+  const sizes = renderTable(
+    [{ title: "size" }, { title: "exactly", align: "right" }, { title: "about", align: "right" }],
+    [
+      ["parameters", ...parameters(count.total)],
+      ["  with MTP and its copies", ...parameters(count.totalWithMtp)],
+      ["  active per token", ...parameters(count.activePerToken)],
+      ["  … without embedding", ...parameters(count.activePerTokenWithoutEmbedding)],
+      ...Object.entries(bytesByDtype).map(([dtype, value]) => [
+        `bytes in ${dtype}`,
+        ...bytes(value),
+      ]),
+      ["cache bytes per token in bf16", ...bytes(cache.bf16)],
+      ["cache bytes per token in f32", ...bytes(cache.f32)],
+    ],
+  );
+  const dense = Math.min(c.firstKDenseReplace, c.numHiddenLayers);
+  const shapes = renderTable(
+    [{ title: "shape" }, { title: "", align: "right" }],
+    [
+      ["vocabulary", `${c.vocabSize}`],
+      ["context", `${c.maxPositionEmbeddings}`],
+      ["hidden size", `${c.hiddenSize}`],
+      ["layers, dense", `${dense}`],
+      ["layers, mixture of experts", `${c.numHiddenLayers - dense}`],
+      ["MTP modules", `${c.numNextnPredictLayers}`],
+      ["attention heads", `${c.numAttentionHeads}`],
+      ["rank of queries", `${c.qLoraRank ?? "full"}`],
+      ["rank of keys and values", `${c.kvLoraRank}`],
+      ["head: without position + rotary", `${c.qkNopeHeadDim} + ${c.qkRopeHeadDim}`],
+      ["head: value", `${c.vHeadDim}`],
+      ["dense width", `${c.intermediateSize}`],
+      ["experts: visited of routed", `${c.numExpertsPerTok} of ${c.nRoutedExperts}`],
+      ["experts: shared", `${c.nSharedExperts}`],
+      ["expert groups: picked of all", `${c.topkGroup} of ${c.nGroup}`],
+      ["expert width", `${c.moeIntermediateSize}`],
+    ],
+  );
+  return `${name} (${modelType})\n\n${sizes}\n${shapes}`;
+}
