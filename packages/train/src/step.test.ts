@@ -1,14 +1,15 @@
 /** The 30-step case computed with transformers 5.17 and torch 2.11; case.json says how. */
 import { readFile } from "node:fs/promises";
+import { wasmBackend } from "@dsv3/backend-wasm";
 import { parseHeader, type TensorInfo } from "@dsv3/checkpoint";
 import { loadModel, namedParams } from "@dsv3/model";
-import { setBackend, tensor, treePaths } from "@dsv3/tensor";
-import { referenceBackend } from "@dsv3/tensor/testing";
-import { beforeAll, expect, test } from "vitest";
+import { getBackend, setBackend, tensor, treePaths } from "@dsv3/tensor";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { ADAMW } from "./adamw.ts";
 import { initTrainState, trainStep } from "./step.ts";
 
-beforeAll(() => setBackend(referenceBackend()));
+beforeAll(async () => setBackend(await wasmBackend()));
+afterAll(() => getBackend().dispose());
 
 const dir = new URL("./__fixtures__/train", import.meta.url).pathname;
 
