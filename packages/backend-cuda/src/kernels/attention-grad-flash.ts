@@ -87,7 +87,6 @@ export function flashAttentionGrad(
     STATISTICS_AT: qk.bytes + v.bytes,
     BARS: shared - 128,
     PADDED: padded,
-    COPIES: 2,
   })}constexpr f32 SCALE_LOG2 = ${f32(k.scale * Math.LOG2E)}, SCALE = ${f32(k.scale)};
 ${HEAD_MAP}${PRODUCTS}${gradStatistics(k, padded, Math.LOG2E)}
 // The block's tile (of \`tiles\`, first ones first) and head: concurrent blocks share heads.
@@ -124,18 +123,18 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_q(const bf16
   if (group == 0) { // copies
     registers_give<40>();
     const auto row = [&](int r) { return q0 + r < QUERIES; };
-    copy_tile<OWN, QK_WIDTH, QK, QK_PANEL, 128, COPIES>(shared, thread, q, [&](int r) {
+    copy_tile<OWN, QK_WIDTH, QK, QK_PANEL, 128>(shared, thread, q, [&](int r) {
       return row(r) ? q + ${at(k.q, "b", "q0 + r", "h")} : nullptr; });
-    copy_tile<OWN, V_WIDTH, V, V_PANEL, 128, COPIES>(shared + OWN_V_AT, thread, q, [&](int r) {
+    copy_tile<OWN, V_WIDTH, V, V_PANEL, 128>(shared + OWN_V_AT, thread, q, [&](int r) {
       return row(r) ? dout + ${at(k.dout, "b", "q0 + r", "h")} : nullptr; });
     copies_arrive(own_full);
     for (int j = tiles - 1; j >= 0; --j) {
       const u32 stage = shared + STAGES_AT + ring.stage * STAGE_BYTES;
       ring.wait_empty();
-      copy_tile<WALK, QK_WIDTH, QK, QK_PANEL, 128, COPIES>(stage, thread, q, [&](int r) {
+      copy_tile<WALK, QK_WIDTH, QK, QK_PANEL, 128>(stage, thread, q, [&](int r) {
         const int s = j * WALK + r;
         return s < length ? k + ${at(k.k, "b", "s", "kh")} : nullptr; });
-      copy_tile<WALK, V_WIDTH, V, V_PANEL, 128, COPIES>(stage + V_AT, thread, q, [&](int r) {
+      copy_tile<WALK, V_WIDTH, V, V_PANEL, 128>(stage + V_AT, thread, q, [&](int r) {
         const int s = j * WALK + r;
         return s < length ? v + ${at(k.v, "b", "s", "kh")} : nullptr; });
       copies_arrive(ring.full());
@@ -220,18 +219,18 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_kv(const bf1
 
   if (group == 0) { // copies
     registers_give<24>();
-    copy_tile<OWN, QK_WIDTH, QK, QK_PANEL, 128, COPIES>(shared, thread, q, [&](int r) {
+    copy_tile<OWN, QK_WIDTH, QK, QK_PANEL, 128>(shared, thread, q, [&](int r) {
       return s0 + r < length ? k + ${at(k.k, "b", "s0 + r", "kh")} : nullptr; });
-    copy_tile<OWN, V_WIDTH, V, V_PANEL, 128, COPIES>(shared + OWN_V_AT, thread, q, [&](int r) {
+    copy_tile<OWN, V_WIDTH, V, V_PANEL, 128>(shared + OWN_V_AT, thread, q, [&](int r) {
       return s0 + r < length ? v + ${at(k.v, "b", "s0 + r", "kh")} : nullptr; });
     copies_arrive(own_full);
     for (int h = h_begin; h < h_end; ++h) for (int j = begin; j < end; ++j) {
       const u32 stage = shared + STAGES_AT + ring.stage * STAGE_BYTES;
       ring.wait_empty();
-      copy_tile<WALK, QK_WIDTH, QK, QK_PANEL, 128, COPIES>(stage, thread, q, [&](int r) {
+      copy_tile<WALK, QK_WIDTH, QK, QK_PANEL, 128>(stage, thread, q, [&](int r) {
         const int t = j * WALK + r;
         return t < QUERIES ? q + ${at(k.q, "b", "t", "h")} : nullptr; });
-      copy_tile<WALK, V_WIDTH, V, V_PANEL, 128, COPIES>(stage + V_AT, thread, q, [&](int r) {
+      copy_tile<WALK, V_WIDTH, V, V_PANEL, 128>(stage + V_AT, thread, q, [&](int r) {
         const int t = j * WALK + r;
         return t < QUERIES ? dout + ${at(k.dout, "b", "t", "h")} : nullptr; });
       if (thread < WALK / 2) {

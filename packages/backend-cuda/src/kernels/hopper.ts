@@ -74,13 +74,14 @@ template <int STAGES> struct Ring {
 };
 
 // Copies a tile of ROWS × WIDTH columns (zeros up to PADDED) by THREADS threads. row(r) gives the
-// address of a row's first element, or null for a row of zeros.
-template <int ROWS, int WIDTH, int PADDED, int PANEL, int THREADS, int UNROLL = 16, class Row>
-DEVICE void copy_tile(u32 to, int thread, const void* any, Row row) {
-  constexpr int CHUNKS = PANEL / 8, STEP = THREADS / CHUNKS;
+// address of a row's first element, or null for a row of zeros. WIDTH 0: the width is \`limit\`.
+template <int ROWS, int WIDTH, int PADDED, int PANEL, int THREADS, class Row>
+DEVICE void copy_tile(u32 to, int thread, const void* any, Row row, int limit = WIDTH) {
+  constexpr int CHUNKS = PANEL / 8, STEP = THREADS / CHUNKS, PASSES = (ROWS + STEP - 1) / STEP;
   const int chunk = thread % CHUNKS;
-  #pragma unroll UNROLL
-  for (int i = 0; i < (ROWS + STEP - 1) / STEP; ++i) {
+  // Not unrolled whole: the addresses of all passes at once would not fit in a copying thread's registers.
+  #pragma unroll (PASSES < 2 ? 1 : 2)
+  for (int i = 0; i < PASSES; ++i) {
     const int r = thread / CHUNKS + i * STEP;
     if (ROWS % STEP != 0 && r >= ROWS) break;
     const bf16* from = row(r);
@@ -89,7 +90,7 @@ DEVICE void copy_tile(u32 to, int thread, const void* any, Row row) {
     #pragma unroll
     for (int p = 0; p < PADDED / PANEL; ++p) {
       const int column = p * PANEL + chunk * 8;
-      const bool present = from != nullptr && (WIDTH == PADDED || column < WIDTH);
+      const bool present = from != nullptr && (WIDTH == PADDED || column < limit);
       copy16(at + p * (ROWS * PANEL * 2), present ? (const void*)(from + column) : any, present);
     }
   }
