@@ -15,4 +15,8 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Parameters, bytes and cache size of a model",
     load: async () => (await import("./commands/inspect.ts")).inspect,
   },
+  logits: {
+    summary: "Logits of given token ids, for comparing with other implementations",
+    load: async () => (await import("./commands/logits.ts")).logits,
+  },
 };
