@@ -290,7 +290,34 @@ export function addIndex(a: Index, b: Index): Index {
     if (same < 0) terms.push(t);
     else terms[same] = { ...t, stride: t.stride + (terms[same] as IndexTerm).stride };
   }
-  return { offset: a.offset + b.offset, strides, terms: terms.filter((t) => t.stride !== 0) };
+  return recombined({
+    offset: a.offset + b.offset,
+    strides,
+    terms: terms.filter((t) => t.stride !== 0),
+  });
+}
+
+/**
+ * A quotient and a remainder put together again: s·n·⌊x / n⌋ + s·(x mod n) = s·x. This makes reshapes
+ * there and back, and of whole tensors, cost nothing.
+ */
+function recombined(index: Index): Index {
+  for (const q of index.terms) {
+    const e = q.expr;
+    if (e.op !== "div" || e.args[0].op !== "index" || e.args[1].op !== "const") continue;
+    const n = e.args[1].value;
+    const r = index.terms.find(
+      ({ expr, stride }) =>
+        expr.op === "rem" &&
+        expr.args[0] === e.args[0] &&
+        expr.args[1] === e.args[1] &&
+        stride * n === q.stride,
+    );
+    if (r === undefined) continue;
+    const others = { ...index, terms: index.terms.filter((t) => t !== q && t !== r) };
+    return addIndex(others, scaleIndex(e.args[0].index, r.stride));
+  }
+  return index;
 }
 
 export function scaleIndex(a: Index, by: number): Index {

@@ -42,13 +42,24 @@ define("matmul", {
       isFloat(a.dtype) && !aBlock
         ? matmul(g, b, { transposeB: true, dtype: a.dtype, ...(bScale && { bScale }) })
         : null;
-    const db =
-      isFloat(b.dtype) && !bBlock
-        ? matmul(a, g, { transposeA: true, dtype: b.dtype, ...(aScale && { aScale }) })
-        : null;
-    return [da, db, ...node.inputs.slice(2).map(() => null)];
+    return [da, bGrad(a, b, g, aScale, !bBlock), ...node.inputs.slice(2).map(() => null)];
   },
 });
+
+/** The gradient of b, laid out as what b is a transpose of where it is one: weights are. */
+function bGrad(
+  a: Tensor,
+  b: Tensor,
+  g: Tensor,
+  aScale: BlockScale | undefined,
+  wanted: boolean,
+): Tensor | null {
+  if (!wanted || !isFloat(b.dtype)) return null;
+  if (b.node?.op === "permute" && aScale === undefined) {
+    return transpose(matmul(g, a, { transposeA: true, dtype: b.dtype }));
+  }
+  return matmul(a, g, { transposeA: true, dtype: b.dtype, ...(aScale && { aScale }) });
+}
 
 /**
  * a [..., m, k] · b [..., k, n] → [..., m, n], accumulated in f32; leading axes broadcast. Operands
@@ -129,7 +140,10 @@ define("groupedRows", {
     const [x, w, offsets] = node.inputs as [Tensor, Tensor, Tensor];
     return [
       groupedMatmul(g, w, offsets, { transposeB: true, dtype: x.dtype }),
-      groupedOuter(x, g, offsets, w.dtype),
+      // Transposed weights get their gradient in the layout that they are stored in.
+      w.node?.op === "permute"
+        ? transpose(groupedOuter(g, x, offsets, w.dtype))
+        : groupedOuter(x, g, offsets, w.dtype),
       null,
     ];
   },

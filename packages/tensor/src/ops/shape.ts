@@ -110,6 +110,13 @@ export function permute(x: Tensor, axes: readonly number[]): Tensor {
       `permute: axes [${axes.join(", ")}] are no permutation of the ${x.rank} axes of ${describe(x)}`,
     );
   }
+  if (x.node?.op === "permute") {
+    const inner = x.node.attrs.axes as number[];
+    return permute(
+      input(x.node),
+      order.map((a) => inner[a] as number),
+    );
+  }
   return order.every((a, i) => a === i) ? x : apply1("permute", [x], { axes: order });
 }
 
