@@ -613,7 +613,11 @@ const F64X2_1 = { floor: 117, trunc: 122, nearest: 148, abs: 236, neg: 237, sqrt
 // biome-ignore format: a table of opcodes
 const F64X2_2 = { eq: 71, ne: 72, lt: 73, gt: 74, le: 75, ge: 76, add: 240, sub: 241, mul: 242, div: 243, min: 244, max: 245 } as const;
 
-export const f64x2: Lanes<"f64"> & Extract<"f64"> & V1<typeof F64X2_1> & V2<typeof F64X2_2> = {
+export const f64x2: Lanes<"f64"> &
+  Extract<"f64"> & { const(n: number): Value<"v128"> } & V1<typeof F64X2_1> &
+  V2<typeof F64X2_2> = {
+  /** Both lanes. */
+  const: (n) => v128.const(new Uint8Array(Float64Array.of(n, n).buffer)),
   ...lanes("f64", 20, 34),
   extractLane: extract("f64", 33),
   ...v1(F64X2_1),

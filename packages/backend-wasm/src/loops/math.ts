@@ -123,7 +123,7 @@ function circular(f: Func, x: V, quarters: number): V {
 }
 
 function circularHalf(f: Func, x: V, quarters: number): V {
-  const d = f64x2.splat;
+  const d = f64x2.const;
   const given = f.keep(x);
   const n = f.keep(f64x2.nearest(f64x2.mul(given, d(2 / Math.PI))));
   const r: Local<"v128"> = f.keep(given);
