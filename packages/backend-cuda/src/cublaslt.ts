@@ -8,7 +8,14 @@ import { CUBLASLT, findLibrary } from "./libraries.ts";
 const TYPE = { f32: 0, f16: 2, i8: 3, i32: 10, bf16: 14, f8e4m3: 28, f8e5m2: 29 } as const;
 const COMPUTE_F32 = 68;
 const COMPUTE_I32 = 72;
-const DESC = { transA: 3, transB: 4, scaleA: 17, scaleB: 18, scaleModeA: 31, scaleModeB: 32 } as const;
+const DESC = {
+  transA: 3,
+  transB: 4,
+  scaleA: 17,
+  scaleB: 18,
+  scaleModeA: 31,
+  scaleModeB: 32,
+} as const;
 const LAYOUT = { batchCount: 5, batchStride: 6 } as const;
 const PREFERENCE = { workspaceBytes: 1, reductionMask: 3, alignment: [5, 6, 7, 8] } as const;
 /** No reduction, or one through the workspace: in-place reduction adds in the order of arrival. */
@@ -23,7 +30,8 @@ const SIGNATURES = {
   cublasLtDestroy: "int cublasLtDestroy(uintptr_t)",
   cublasLtMatmulDescCreate: "int cublasLtMatmulDescCreate(_Out_ uintptr_t*, int, int)",
   cublasLtMatmulDescDestroy: "int cublasLtMatmulDescDestroy(uintptr_t)",
-  cublasLtMatmulDescSetAttribute: "int cublasLtMatmulDescSetAttribute(uintptr_t, int, void*, size_t)",
+  cublasLtMatmulDescSetAttribute:
+    "int cublasLtMatmulDescSetAttribute(uintptr_t, int, void*, size_t)",
   cublasLtMatrixLayoutCreate:
     "int cublasLtMatrixLayoutCreate(_Out_ uintptr_t*, int, uint64_t, uint64_t, int64_t)",
   cublasLtMatrixLayoutDestroy: "int cublasLtMatrixLayoutDestroy(uintptr_t)",
@@ -51,7 +59,8 @@ export class CublasLt {
   constructor(device: Device, stream: number) {
     const library = new NativeLibrary(findLibrary(CUBLASLT), CUBLASLT.install);
     const call: Record<string, NativeFunction> = {};
-    for (const [name, signature] of Object.entries(SIGNATURES)) call[name] = library.function(signature);
+    for (const [name, signature] of Object.entries(SIGNATURES))
+      call[name] = library.function(signature);
     this.#call = call as Record<keyof typeof SIGNATURES, NativeFunction>;
     this.#device = device;
     this.#stream = stream;
@@ -64,9 +73,8 @@ export class CublasLt {
   /**
    * Our matrices are row-major and the library's column-major, so it computes Dᵀ = Bᵀ Aᵀ: our `b` is
    * its A, our `a` its B, and a row-major matrix is the transpose of a column-major one.
-   * @param alignment of the addresses of b, a, c and d, in bytes
    */
-  prepare(gemm: Gemm, alignment: readonly number[]): PreparedGemm {
+  prepare(gemm: Gemm): PreparedGemm {
     const call = this.#call;
     const { a, b, c = gemm.d, d } = gemm;
     const integer = d.dtype === "i32";
@@ -92,7 +100,7 @@ export class CublasLt {
       this.#layout(c, gemm.n, gemm.m, gemm.batch),
       this.#layout(d, gemm.n, gemm.m, gemm.batch),
     ] as const;
-    const algorithm = this.#choose(gemm, alignment, desc, layouts);
+    const algorithm = this.#choose(gemm, desc, layouts);
     const one = integer ? int32(1) : float32(1);
     const beta = gemm.c === undefined ? int32(0) : one;
     return {
@@ -102,9 +110,22 @@ export class CublasLt {
         const out = resolve(d.at, bindings);
         this.#check(
           call.cublasLtMatmul(
-            this.#handle, desc, one, resolve(b.at, bindings), layouts[0], resolve(a.at, bindings),
-            layouts[1], beta, resolve(c.at, bindings), layouts[2], out, layouts[3], algorithm,
-            this.#workspace, WORKSPACE_BYTES, this.#stream,
+            this.#handle,
+            desc,
+            one,
+            resolve(b.at, bindings),
+            layouts[0],
+            resolve(a.at, bindings),
+            layouts[1],
+            beta,
+            resolve(c.at, bindings),
+            layouts[2],
+            out,
+            layouts[3],
+            algorithm,
+            this.#workspace,
+            WORKSPACE_BYTES,
+            this.#stream,
           ),
           `cublasLtMatmul of ${describe(gemm)}`,
         );
@@ -143,10 +164,11 @@ export class CublasLt {
 
   #choose(
     gemm: Gemm,
-    alignment: readonly number[],
     desc: number,
     layouts: readonly [number, number, number, number],
   ): Uint8Array {
+    const { a, b, c = gemm.d, d } = gemm;
+    const alignment = [b, a, c, d].map(alignmentOf);
     const key = describe(gemm) + alignment.join();
     const known = this.#algorithms.get(key);
     if (known !== undefined) return known;
@@ -160,12 +182,18 @@ export class CublasLt {
     set(PREFERENCE.workspaceBytes, uint64(WORKSPACE_BYTES));
     set(PREFERENCE.reductionMask, int32(ORDERED_REDUCTIONS));
     PREFERENCE.alignment.forEach((attribute, i) => {
-      set(attribute, int32(alignment[i] ?? 16));
+      set(attribute, int32(alignment[i] as number));
     });
     const results = Buffer.alloc(RESULT_BYTES);
     const count = [0];
     const status = call.cublasLtMatmulAlgoGetHeuristic(
-      this.#handle, desc, ...layouts, preference, 1, results, count,
+      this.#handle,
+      desc,
+      ...layouts,
+      preference,
+      1,
+      results,
+      count,
     ) as number;
     call.cublasLtMatmulPreferenceDestroy(preference);
     if (status !== 0 || count[0] === 0) {
@@ -196,6 +224,12 @@ function describe({ m, n, k, batch, a, b, c, d }: Gemm): string {
     `${batch} × [${m}, ${k}] · [${k}, ${n}] of ${operand(a)} and ${operand(b)} into ${operand(d)}` +
     (c ? ` + ${operand(c)}` : "")
   );
+}
+
+/** Bytes to which an operand's address is aligned for certain: buffers are aligned to 64. */
+function alignmentOf({ at }: GemmOperand): number {
+  const offset = "workspace" in at ? at.workspace : (at.offset ?? 0);
+  return offset === 0 ? 64 : Math.min(64, offset & -offset);
 }
 
 function int32(value: number): Uint8Array {

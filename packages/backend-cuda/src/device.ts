@@ -2,7 +2,7 @@
  * What the backend asks of a GPU: memory, modules, launches, graphs, timers. All work goes to one
  * stream and runs in order. Addresses and handles are plain numbers.
  */
-import type { Arg, DeviceInfo, Gemm, Launch } from "./kernel.ts";
+import type { Arg, DeviceInfo, Gemm, Launch, Place } from "./kernel.ts";
 
 /** Where an argument's slots and workspace lie in one run. */
 export interface Bindings {
@@ -41,7 +41,7 @@ export interface Device {
   /** @param shared largest dynamic shared memory that it will be launched with */
   getFunction(module: number, entry: string, shared: number): number;
   launch(fn: number, launch: Launch, bindings: Bindings): void;
-  prepareGemm(gemm: Gemm, alignment: readonly number[]): PreparedGemm;
+  prepareGemm(gemm: Gemm): PreparedGemm;
   copyToDevice(to: number, fromHost: number, bytes: number): void;
   copyToHost(toHost: number, from: number, bytes: number): void;
   copy(to: number, from: number, bytes: number): void;
@@ -66,12 +66,13 @@ export class CudaError extends Error {
 
 /** Address that an operand, slot argument or workspace argument stands for. */
 export function resolve(
-  at: { readonly slot: number; readonly offset?: number } | { readonly workspace: number },
+  at: Place,
   bindings: Bindings,
 ): number {
   if ("workspace" in at) return bindings.workspace + at.workspace;
   const address = bindings.slots[at.slot];
-  if (address === undefined) throw new RangeError(`a kernel names slot ${at.slot}, which is unbound`);
+  if (address === undefined)
+    throw new RangeError(`a kernel names slot ${at.slot}, which is unbound`);
   return address + (at.offset ?? 0);
 }
 
@@ -84,11 +85,19 @@ export class Parameters {
   readonly #pointers: DataView;
   readonly #valuesAddress: number;
   readonly pointers: Uint8Array;
-  readonly #encodeMap: (map: Extract<Arg, { tensorMap: unknown }>, bindings: Bindings, into: number) => void;
+  readonly #encodeMap: (
+    map: Extract<Arg, { tensorMap: unknown }>,
+    bindings: Bindings,
+    into: number,
+  ) => void;
 
   constructor(
     addressOf: (buffer: Uint8Array) => number,
-    encodeMap: (map: Extract<Arg, { tensorMap: unknown }>, bindings: Bindings, into: number) => void,
+    encodeMap: (
+      map: Extract<Arg, { tensorMap: unknown }>,
+      bindings: Bindings,
+      into: number,
+    ) => void,
   ) {
     const most = 64;
     const values = new Uint8Array(new ArrayBuffer(ARG_BYTES * (most + 1)));

@@ -18,7 +18,13 @@ const NO_DRIVER =
   "GPU access, for example docker run --gpus all";
 
 /** Enumerators of cuda.h that are used. */
-const ATTRIBUTE = { multiprocessors: 16, l2Bytes: 38, major: 75, minor: 76, sharedOptIn: 97 } as const;
+const ATTRIBUTE = {
+  multiprocessors: 16,
+  l2Bytes: 38,
+  major: 75,
+  minor: 76,
+  sharedOptIn: 97,
+} as const;
 const FUNCTION_MAX_DYNAMIC_SHARED = 8;
 const FUNCTION_NON_PORTABLE_CLUSTER = 14;
 const LAUNCH_CLUSTER_DIMENSION = 4;
@@ -100,7 +106,8 @@ function openDriver(): Call {
   }
   if (library === undefined) throw failure;
   const call: Record<string, NativeFunction> = {};
-  for (const [name, signature] of Object.entries(SIGNATURES)) call[name] = library.function(signature);
+  for (const [name, signature] of Object.entries(SIGNATURES))
+    call[name] = library.function(signature);
   return call as Call;
 }
 
@@ -132,7 +139,8 @@ export class CudaDevice implements Device {
     this.#call = call;
     this.#ordinal = ordinal;
     const status = call.cuInit(0) as number;
-    if (status !== 0) throw new CudaUnavailableError(`${this.#explain("cuInit", status)}; ${NO_DRIVER}`);
+    if (status !== 0)
+      throw new CudaUnavailableError(`${this.#explain("cuInit", status)}; ${NO_DRIVER}`);
     const count = this.#out((out) => call.cuDeviceGetCount(out), "cuDeviceGetCount");
     if (ordinal >= count) {
       throw new CudaUnavailableError(
@@ -225,7 +233,17 @@ export class CudaDevice implements Device {
     let status: number;
     if (launch.cluster === undefined) {
       status = this.#call.cuLaunchKernel(
-        fn, gx, gy, gz, bx, by, bz, shared, this.#stream, pointers, null,
+        fn,
+        gx,
+        gy,
+        gz,
+        bx,
+        by,
+        bz,
+        shared,
+        this.#stream,
+        pointers,
+        null,
       );
     } else {
       const [cx, cy = 1, cz = 1] = launch.cluster;
@@ -252,9 +270,9 @@ export class CudaDevice implements Device {
     );
   }
 
-  prepareGemm(gemm: Gemm, alignment: readonly number[]): PreparedGemm {
+  prepareGemm(gemm: Gemm): PreparedGemm {
     this.#lt ??= new CublasLt(this, this.#stream);
-    return this.#lt.prepare(gemm, alignment);
+    return this.#lt.prepare(gemm);
   }
 
   copyToDevice(to: number, fromHost: number, bytes: number): void {
@@ -275,7 +293,10 @@ export class CudaDevice implements Device {
 
   zero(address: number, bytes: number): void {
     if (bytes === 0) return;
-    this.#check(this.#call.cuMemsetD8Async(address, 0, bytes, this.#stream), `zeroing ${bytes} bytes`);
+    this.#check(
+      this.#call.cuMemsetD8Async(address, 0, bytes, this.#stream),
+      `zeroing ${bytes} bytes`,
+    );
   }
 
   capture(enqueue: () => void): Graph {

@@ -1,1 +1,3 @@
-export {};
+export { type CudaOptions, cudaAvailable, cudaBackend } from "./backend.ts";
+export { CudaError } from "./device.ts";
+export { CudaUnavailableError } from "./libraries.ts";

@@ -87,7 +87,10 @@ export interface Launch {
   readonly args: readonly Arg[];
 }
 
-/** A matrix product by cuBLASLt; see gemm.ts. */
+/** Where memory begins: in a slot's buffer or in the step's workspace. */
+export type Place = { readonly slot: number; readonly offset?: number } | { readonly workspace: number };
+
+/** A matrix product by cuBLASLt; see cublaslt.ts. */
 export interface GemmCall {
   readonly gemm: Gemm;
 }
@@ -109,7 +112,7 @@ export interface Gemm {
 }
 
 export interface GemmOperand {
-  readonly at: { readonly slot: number; readonly offset: number } | { readonly workspace: number };
+  readonly at: Place;
   readonly dtype: DType;
   readonly transposed: boolean;
   /** Elements between rows ("n") or columns ("t"), and between batch elements. */
@@ -117,20 +120,27 @@ export interface GemmOperand {
   readonly batchStride: number;
   /** FP8 only: scales of 1×128 ("vec128") or 128×128 ("blk128") blocks, where and how. */
   readonly scale?: {
-    readonly at:
-      | { readonly slot: number; readonly offset: number }
-      | { readonly workspace: number };
+    readonly at: Place;
     readonly mode: "vec128" | "blk128";
   };
 }
 
-export type Action = Launch | GemmCall;
+/** A copy on the device; nothing when both places turn out to be the same address. */
+export interface Copy {
+  readonly copy: { readonly from: Place; readonly to: Place; readonly bytes: number };
+}
+
+export interface Zero {
+  readonly zero: { readonly at: Place; readonly bytes: number };
+}
+
+export type Action = Launch | GemmCall | Copy | Zero;
 
 /** What a lowering returns. */
-export interface Lowered {
+export interface Lowered<A extends Action = Action> {
   /** CUDA C++ without the prelude; empty when only library calls are made. */
   readonly source: string;
-  readonly launches: readonly Action[];
+  readonly launches: readonly A[];
   /** Bytes of memory that live only during this step; contents are undefined at its start. */
   readonly workspace?: number;
   /** Extra NVRTC options for this source: "--use_fast_math" and the like. Rarely right. */

@@ -55,4 +55,18 @@ DEVICE f32 warp_max(f32 x) { for (int d = 16; d; d >>= 1) x = fmaxf(x, __shfl_xo
 DEVICE i32 warp_sum(i32 x) { for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(FULL, x, d); return x; }
 `;
 
-export const PRELUDE: string = TYPES + CONVERSIONS + REDUCTIONS;
+// Arrays in registers, moved 16 bytes at a time. The address is aligned to the whole array or to 16.
+const VECTORS = `
+#define UNROLL _Pragma("unroll")
+template <int B> struct Word; template <> struct Word<1> { typedef u8 type; };
+template <> struct Word<2> { typedef u16 type; }; template <> struct Word<4> { typedef u32 type; };
+template <> struct Word<8> { typedef uint2 type; }; template <> struct Word<16> { typedef uint4 type; };
+template <class T, int N> DEVICE void load_vec(T (&to)[N], const T* from) {
+  constexpr int bytes = sizeof(T) * N, word = bytes < 16 ? bytes : 16; typedef typename Word<word>::type W;
+  UNROLL for (int i = 0; i < bytes / word; i++) ((W*)to)[i] = ((const W*)from)[i]; }
+template <class T, int N> DEVICE void store_vec(T* to, const T (&from)[N]) {
+  constexpr int bytes = sizeof(T) * N, word = bytes < 16 ? bytes : 16; typedef typename Word<word>::type W;
+  UNROLL for (int i = 0; i < bytes / word; i++) ((W*)to)[i] = ((const W*)from)[i]; }
+`;
+
+export const PRELUDE: string = TYPES + CONVERSIONS + REDUCTIONS + VECTORS;

@@ -90,20 +90,58 @@ export function hopperGroupedMatmul(
     at.steps = (max(at.end - runs[at.group], 0) + BK - 1) / BK;
   };
   const int tiles = GROUPS * M_TILES * COLUMN_TILES;`;
-  const copyA = rowsForm
-    ? `copy_tile<BM, 0, BK, 64, 128>(stage, thread, a, [&](int r) {
-          return at.row + r < at.end ? a + (i64)(at.row + r) * ${a.row} + step * BK : nullptr; }, K - step * BK);`
+  // Whole stages go by the bulk copy engine. A run's last rows in "groups" form are followed by zeros
+  // in place of the next run's, which only ordinary copies can do.
+  const panels = (count: number, box: (p: string) => string) =>
+    `#pragma unroll
+            for (int p = 0; p < ${count}; ++p) ${box("p")}`;
+  const boxes = rowsForm
+    ? `copy_box(stage, &a_map, step * BK, at.row, ring.full());
+            ${
+              transposedB
+                ? "copy_box(stage + B_AT, &b_map, step * BK, at.column, at.group, ring.full());"
+                : panels(bn / 64, (p) => `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, step * BK, at.group, ring.full());`)
+            }`
+    : `${panels(BM / 64, (p) => `copy_box(stage + ${p} * (BK * 128), &a_map, at.row + ${p} * 64, r0, ring.full());`)}
+            ${panels(bn / 64, (p) => `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, r0, ring.full());`)}`;
+  const copies = rowsForm
+    ? `if (thread == 0) {
+            barrier_expect(ring.full(), STAGE_BYTES);
+            ${boxes}
+          }`
     : `const int r0 = runs[at.group] + step * BK;
-        copy_tile<BK, 0, BM, 64, 128>(stage, thread, a, [&](int r) {
-          return r0 + r < at.end ? a + (i64)(r0 + r) * ${a.row} + at.row : nullptr; }, K - at.row);`;
-  const copyB = !rowsForm
-    ? `copy_tile<BK, 0, BN, 64, 128>(stage + B_AT, thread, a, [&](int r) {
-          return r0 + r < at.end ? b + (i64)(r0 + r) * ${b.row} + at.column : nullptr; }, N - at.column);`
-    : transposedB
-      ? `copy_tile<BN, 0, BK, 64, 128>(stage + B_AT, thread, a, [&](int r) {
-          return at.column + r < N ? b + (i64)at.group * ${groupStride} + (i64)(at.column + r) * ${b.col} + step * BK : nullptr; }, K - step * BK);`
-      : `copy_tile<BK, 0, BN, 64, 128>(stage + B_AT, thread, a, [&](int r) {
-          return step * BK + r < K ? b + (i64)at.group * ${groupStride} + (i64)(step * BK + r) * ${b.row} + at.column : nullptr; }, N - at.column);`;
+          if (r0 + BK <= at.end) {
+            if (thread == 0) {
+              barrier_expect(ring.full(), STAGE_BYTES);
+              ${boxes}
+            } else barrier_arrive(ring.full());
+          } else {
+            copy_tile<BK, 0, BM, 64, 128>(stage, thread, a, [&](int r) {
+              return r0 + r < at.end ? a + (i64)(r0 + r) * ${a.row} + at.row : nullptr; }, K - at.row);
+            copy_tile<BK, 0, BN, 64, 128>(stage + B_AT, thread, a, [&](int r) {
+              return r0 + r < at.end ? b + (i64)(r0 + r) * ${b.row} + at.column : nullptr; }, N - at.column);
+            copies_arrive(ring.full());
+          }`;
+  const aMap = {
+    slot: a.slot,
+    offset: a.offset * 2,
+    dtype: a.dtype,
+    dims: [k.k, k.rows],
+    strides: [a.row * 2],
+    box: rowsForm ? [BK, BM] : [64, BK],
+    swizzle: 128,
+  } as const;
+  const bMap = {
+    slot: b.slot,
+    offset: b.offset * 2,
+    dtype: b.dtype,
+    dims: rowsForm ? [...(transposedB ? [k.k, k.n] : [k.n, k.k]), k.groups] : [k.n, k.rows],
+    strides: rowsForm
+      ? [(transposedB ? b.col : b.row) * 2, (groupStride || k.k * k.n) * 2]
+      : [b.row * 2],
+    box: rowsForm ? (transposedB ? [BK, bn, 1] : [64, BK, 1]) : [64, BK],
+    swizzle: 128,
+  } as const;
   const source = `${hopper([bn])}${constants({
     BM,
     BK,
@@ -122,7 +160,7 @@ export function hopperGroupedMatmul(
   })}${RUNS}
 struct Place { int group, row, column, end, steps; };
 extern "C" __global__ void __launch_bounds__(384, 1) grouped_matmul(const bf16* __restrict__ a, const bf16* __restrict__ b,
-    ${out.dtype}* __restrict__ out, const i32* __restrict__ offsets) {
+    ${out.dtype}* __restrict__ out, const i32* __restrict__ offsets, const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, warp_group = warpgroup(), lane = threadIdx.x & 31;
@@ -130,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) grouped_matmul(const bf16* 
   i32* starts = runs + GROUPS + 1; // number of row tiles before each run
   Ring<STAGES> ring(shared + BARS);
   if (threadIdx.x == 0) {
-    ring.init(128, 8);
+    ring.init(${rowsForm ? 1 : 128}, 8);
     fence_async();
   }
   for (int g = threadIdx.x; g <= GROUPS; g += 384) runs[g] = bound(offsets, g);
@@ -163,9 +201,7 @@ ${find}
       for (int step = 0; step < at.steps; ++step) {
         const u32 stage = shared + ring.stage * STAGE_BYTES;
         ring.wait_empty();
-        ${copyA}
-        ${copyB}
-        copies_arrive(ring.full());
+        ${copies}
         ring.next();
       }
     }
@@ -214,7 +250,7 @@ ${find}
         grid: [device.multiprocessors],
         block: [384],
         shared,
-        args: matrixArgs(k),
+        args: [...matrixArgs(k), { tensorMap: aMap }, { tensorMap: bMap }],
       },
     ],
   };

@@ -56,6 +56,16 @@ DEVICE void copies_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory");
 DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Waits for a tile that was filled by copies, and makes it visible to the tensor cores.
 DEVICE void wait_tile(u32 bar, u32 parity) { barrier_wait(bar, parity); fence_async(); }
+// The bulk tensor copy engine: a box of a tensor, swizzled as its map says; the barrier counts bytes.
+DEVICE void barrier_expect(u32 bar, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(bar), "r"(bytes) : "memory"); }
+DEVICE void copy_box(u32 to, const TensorMap* map, int x, int y, u32 bar) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+    :: "r"(to), "l"(map), "r"(x), "r"(y), "r"(bar) : "memory");
+}
+DEVICE void copy_box(u32 to, const TensorMap* map, int x, int y, int z, u32 bar) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+    :: "r"(to), "l"(map), "r"(x), "r"(y), "r"(z), "r"(bar) : "memory");
+}
 template <int N> DEVICE void registers_give() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N)); }
 template <int N> DEVICE void registers_take() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N)); }
 

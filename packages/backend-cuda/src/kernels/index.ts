@@ -1,13 +1,26 @@
 /** Every lowering, by the kind of kernel that it takes. */
 import type { Kernel } from "../contract.ts";
 import type { DeviceInfo, Lower, Lowered } from "../kernel.ts";
+import { lowerLoop } from "../loops/lower.ts";
+import { lowerCountingSort } from "./counting-sort.ts";
+import { lowerMatmul } from "./matmul.ts";
+import { lowerCumsum } from "./scan.ts";
+import { lowerScatter } from "./scatter.ts";
+import { lowerTopK } from "./top-k.ts";
 
 type Lowerings = {
   readonly [K in Kernel["kind"]]?: readonly Lower<Extract<Kernel, { kind: K }>>[];
 };
 
 /** Asked in order; the first that does not return undefined is taken. */
-const LOWERINGS: Lowerings = {};
+const LOWERINGS: Lowerings = {
+  loop: [(kernel, device) => lowerLoop(kernel, device)],
+  matmul: [lowerMatmul],
+  topK: [lowerTopK],
+  countingSort: [lowerCountingSort],
+  cumsum: [lowerCumsum],
+  scatter: [lowerScatter],
+};
 
 export function lower(kernel: Kernel, device: DeviceInfo): Lowered {
   const candidates = (LOWERINGS[kernel.kind] ?? []) as readonly Lower<Kernel>[];

@@ -11,7 +11,7 @@
  *   device, and a second kernel combines their results (as in FlashDecoding and FlashMLA).
  */
 import type { AttentionKernel } from "../contract.ts";
-import type { DeviceInfo, Launch, Lowered } from "../kernel.ts";
+import type { DeviceInfo, Launch, Lowered, TensorMap } from "../kernel.ts";
 import { ONLINE_SOFTMAX } from "./attention-flash.ts";
 import { at, copyable, f32, masks, shapeConstants, viewArg } from "./attention-shape.ts";
 import { constants, hopper, roundUp, tile } from "./hopper.ts";
@@ -60,6 +60,27 @@ export function mlaDecode(k: AttentionKernel, device: DeviceInfo): Lowered | und
   const splits = splitCount(blocks, Math.ceil(k.keys / KEYS), device.multiprocessors);
   const partialBytes = k.batch * rows * splits * k.vWidth * 4;
   const mask = masks(k);
+  // A tile is one box of the cache if it never crosses a page.
+  const perPage = k.pages?.pageSize ?? k.keys;
+  const boxes =
+    k.pages === undefined
+      ? { batch: "b", time: "j * BN" }
+      : perPage % KEYS === 0
+        ? {
+            batch: `pages[(i64)b * ${Math.ceil(k.keys / perPage)} + j * BN / ${perPage}]`,
+            time: `j * BN % ${perPage}`,
+          }
+        : undefined;
+  const map: TensorMap = {
+    slot: k.k.slot,
+    offset: k.k.offset * 2,
+    dtype: "bf16",
+    // How many pages there are is known to the table alone.
+    dims: [k.qkWidth, perPage, k.pages ? 2 ** 31 : k.batch],
+    strides: [k.k.strides[1] * 2, k.k.strides[0] * 2],
+    box: [q.panel, KEYS, 1],
+    swizzle: q.panel === 64 ? 128 : q.panel === 32 ? 64 : 32,
+  };
 
   const source = `${hopper([KEYS, half])}${shapeConstants(k)}${constants({
     BM: ROWS,
@@ -80,7 +101,7 @@ DEVICE void write_lse(f32* lse, int b, int row, f32 log2_sum) {
 }
 // Partial results: normalised rows o [batch, rows, splits, V_WIDTH] and their log2-sum-exp2.
 extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __restrict__ q, const bf16* __restrict__ k,
-    bf16* __restrict__ out, f32* __restrict__ lse, f32* __restrict__ partial, f32* __restrict__ partial_lse${mask.params}) {
+    bf16* __restrict__ out, f32* __restrict__ lse, f32* __restrict__ partial, f32* __restrict__ partial_lse${mask.params}${boxes ? ", const __grid_constant__ TensorMap k_map" : ""}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, group = warpgroup();
@@ -111,8 +132,25 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
       copies_arrive(q_full);
     }
     for (int j = to - 1; j >= from; --j) {
+      const u32 stage = shared + K_AT + ring.stage * K_BYTES;
+      ${
+        boxes
+          ? `if ((j + 1) * BN <= length) { // a whole tile, in one page: the bulk copy engine
+        const int at = ${boxes.batch};
+        ring.wait_empty();
+        if (thread == 0) {
+          barrier_expect(ring.full(), K_BYTES);
+          #pragma unroll
+          for (int p = 0; p < QK / PANEL; ++p)
+            copy_box(stage + p * (BN * PANEL * 2), &k_map, p * PANEL, ${boxes.time}, at, ring.full());
+        } else barrier_arrive(ring.full());
+        ring.next();
+        continue;
+      }`
+          : ""
+      }
       ring.wait_empty();
-      copy_tile<BN, QK_WIDTH, QK, PANEL, 128>(shared + K_AT + ring.stage * K_BYTES, thread, k, [&](int r) {
+      copy_tile<BN, QK_WIDTH, QK, PANEL, 128>(stage, thread, k, [&](int r) {
         const int s = j * BN + r;
         return s < length ? k + ${mask.key(k.k, "b", "s", "0")} : nullptr; });
       copies_arrive(ring.full());
@@ -253,6 +291,7 @@ extern "C" __global__ void __launch_bounds__(128) mla_combine(bf16* __restrict__
       { workspace: 0 },
       { workspace: lseAt },
       ...mask.args,
+      ...(boxes ? [{ tensorMap: map }] : []),
     ],
   };
   const combine: Launch = {

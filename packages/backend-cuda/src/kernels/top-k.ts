@@ -1,0 +1,138 @@
+/**
+ * The k largest of each row, largest first, equal values by lower index, NaN last. A value and its
+ * index make one 64-bit key that is unique within the row, so "the next largest" is the largest key
+ * below the last one, and any way of finding it gives the same answer.
+ */
+import type { TopKKernel } from "../contract.ts";
+import type { Lower, Lowered } from "../kernel.ts";
+
+const KEYS = `
+/** Order of a float as an integer; NaN is 0, below −inf, and −0 equals 0. */
+DEVICE u32 rank_of(f32 x) {
+  const u32 bits = __float_as_uint(x == 0.0f ? 0.0f : x);
+  return x != x ? 0u : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+DEVICE u64 key_of(f32 x, u32 index) { return ((u64)rank_of(x) << 32) | (u32)~index; }
+DEVICE u64 warp_max_key(u64 key) {
+  for (int d = 16; d; d >>= 1) { const u64 other = __shfl_xor_sync(FULL, key, d); key = other > key ? other : key; }
+  return key;
+}
+`;
+
+/** Rows of up to this many values are held in a warp's registers. */
+const WARP_VALUES = 1024;
+/** Keys that a block can sort in shared memory: 128 KiB. */
+const SORTED_KEYS = 16_384;
+
+export const lowerTopK: Lower<TopKKernel> = (kernel) => {
+  const { rows, n, k } = kernel;
+  if (rows === 0 || k === 0) return { source: "", launches: [] };
+  if (n <= WARP_VALUES && (k <= 64 || n <= 64)) return byWarp(kernel);
+  if (k <= SORTED_KEYS) return bySelection(kernel);
+  throw new RangeError(
+    `top ${k} of ${n}: the CUDA backend sorts at most ${SORTED_KEYS} values of a row; ask for fewer`,
+  );
+};
+
+function byWarp({ rows, n, k, input, values, indices }: TopKKernel): Lowered {
+  const each = Math.ceil(n / 32);
+  return {
+    source: `${KEYS}
+extern "C" __global__ void __launch_bounds__(128) top_k(const f32* x, f32* values, i32* indices) {
+  const u32 row = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (row >= ${rows}u) return;
+  x += (i64)row * ${n}; values += (i64)row * ${k}; indices += (i64)row * ${k};
+  u64 keys[${each}];
+  UNROLL for (u32 j = 0; j < ${each}; j++) { const u32 i = j * 32 + lane; keys[j] = i < ${n}u ? key_of(x[i], i) : 0; }
+  u64 last = ~0ull;
+  for (u32 r = 0; r < ${k}u; r++) {
+    u64 best = 0;
+    UNROLL for (u32 j = 0; j < ${each}; j++) if (keys[j] < last && keys[j] > best) best = keys[j];
+    last = warp_max_key(best);
+    if (lane == 0) { const u32 i = ~(u32)last; indices[r] = (i32)i; values[r] = x[i]; }
+  }
+}`,
+    launches: [
+      {
+        entry: "top_k",
+        grid: [Math.ceil(rows / 4)],
+        block: [128],
+        args: [{ slot: input }, { slot: values }, { slot: indices }],
+      },
+    ],
+  };
+}
+
+/**
+ * One block per row: the rank of the k-th largest value is found a byte at a time from histograms, the
+ * values above it and the first of those equal to it are collected, and the k keys are sorted.
+ */
+function bySelection({ rows, n, k, input, values, indices }: TopKKernel): Lowered {
+  const size = 2 ** Math.ceil(Math.log2(k));
+  return {
+    source: `${KEYS}
+extern "C" __global__ void __launch_bounds__(1024) top_k(const f32* x, f32* values, i32* indices) {
+  extern __shared__ u64 keys[];
+  __shared__ u32 histogram[256], prefix, wanted, count, sums[32];
+  x += (i64)blockIdx.x * ${n}; values += (i64)blockIdx.x * ${k}; indices += (i64)blockIdx.x * ${k};
+  const u32 t = threadIdx.x, lane = t % 32, warp = t / 32;
+  if (t == 0) { prefix = 0; wanted = ${k}u; count = 0; }
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    if (t < 256) histogram[t] = 0;
+    __syncthreads();
+    const u32 known = prefix;
+    for (u32 i = t; i < ${n}u; i += 1024) {
+      const u32 rank = rank_of(x[i]);
+      if (shift == 24 || (rank >> (shift + 8)) == known) atomicAdd(&histogram[(rank >> shift) & 255u], 1u);
+    }
+    __syncthreads();
+    if (t == 0) {
+      u32 left = wanted, digit = 255;
+      while (histogram[digit] < left) left -= histogram[digit--];
+      wanted = left; prefix = (known << 8) | digit;
+    }
+    __syncthreads();
+  }
+  // Values above the threshold in any order; of those equal to it, the first \`wanted\` by index.
+  const u32 threshold = prefix, equals = wanted, above = ${k}u - equals;
+  u32 taken = 0;
+  for (u32 start = 0; start < ${n}u; start += 1024) {
+    const u32 i = start + t;
+    const u32 rank = i < ${n}u ? rank_of(x[i]) : 0;
+    if (i < ${n}u && rank > threshold) keys[atomicAdd(&count, 1u)] = ((u64)rank << 32) | (u32)~i;
+    const bool equal = i < ${n}u && rank == threshold;
+    const u32 mask = __ballot_sync(FULL, equal);
+    if (lane == 0) sums[warp] = __popc(mask);
+    __syncthreads();
+    u32 before = taken + __popc(mask & ((1u << lane) - 1u));
+    for (u32 w = 0; w < 32; w++) { if (w < warp) before += sums[w]; taken += sums[w]; }
+    if (equal && before < equals) keys[above + before] = ((u64)rank << 32) | (u32)~i;
+    __syncthreads();
+  }
+  for (u32 i = ${k}u + t; i < ${size}u; i += 1024) keys[i] = 0;
+  __syncthreads();
+  for (u32 span = 2; span <= ${size}u; span <<= 1) {
+    for (u32 step = span / 2; step > 0; step >>= 1) {
+      for (u32 i = t; i < ${size}u; i += 1024) {
+        const u32 other = i ^ step;
+        if (other > i) {
+          const u64 a = keys[i], b = keys[other];
+          if ((i & span) == 0 ? a < b : a > b) { keys[i] = b; keys[other] = a; }
+        }
+      }
+      __syncthreads();
+    }
+  }
+  for (u32 i = t; i < ${k}u; i += 1024) { const u32 at = ~(u32)keys[i]; indices[i] = (i32)at; values[i] = x[at]; }
+}`,
+    launches: [
+      {
+        entry: "top_k",
+        grid: [rows],
+        block: [1024],
+        shared: size * 8,
+        args: [{ slot: input }, { slot: values }, { slot: indices }],
+      },
+    ],
+  };
+}

@@ -1,0 +1,359 @@
+/**
+ * Loop kernels as CUDA C++. One entry does everything where the outer points fill the chip. Where they
+ * don't and the inner loops are long, each inner loop is cut into pieces, one block a piece: a launch
+ * leaves partial results in the workspace, and the next one begins by combining them, always in the
+ * same order.
+ */
+import type { LoopKernel, Reduce, Stage } from "../contract.ts";
+import { type Arg, type DeviceInfo, H100, type Launch, type Lowered } from "../kernel.ts";
+import { Body, stageLoads } from "./body.ts";
+import { type Load, type Plan, planLoop } from "./plan.ts";
+import { combine, identity, storageType } from "./scalar.ts";
+
+/** What one entry does with a stage. */
+type Role =
+  /** All of it. */
+  | "whole"
+  /** Its reductions again, without its stores, which another launch does. */
+  | "reduce"
+  /** One piece of its inner loop; reductions go to the workspace. */
+  | "piece"
+  /** Reads its reductions from the workspace. */
+  | "combine";
+
+/** @param name start of the entries' names, so that several loops can share a source */
+export function lowerLoop(
+  kernel: LoopKernel,
+  device: DeviceInfo = H100,
+  name = "loop",
+): Lowered<Launch> {
+  const plan = planLoop(kernel, device);
+  if (plan.outer.total === 0) return { source: "", launches: [] };
+  if (plan.pieces === 1) {
+    const entry = new Entry(kernel, plan, name);
+    const launch = entry.write(kernel.stages.map(() => "whole"));
+    return { source: entry.source, launches: [launch] };
+  }
+  const entries: Entry[] = [];
+  const launches: Launch[] = [];
+  const roles: Role[] = [];
+  const add = (stages: readonly Role[]) => {
+    const entry = new Entry(kernel, plan, `${name}${entries.length}_`);
+    entries.push(entry);
+    launches.push(entry.write(stages));
+  };
+  kernel.stages.forEach((stage, s) => {
+    if (plan.inner[s] === undefined) {
+      roles.push("whole");
+      return;
+    }
+    add([...roles.map((r) => (r === "combine" ? r : "reduce")), "piece"]);
+    roles.push("combine");
+  });
+  if (roles.includes("whole")) add(roles);
+  const reductions = kernel.stages.reduce((n, stage) => n + stage.reduces.length, 0);
+  return {
+    source: entries.map((e) => e.source).join("\n"),
+    launches,
+    workspace: reductions * plan.pieces * plan.outer.total * 4,
+  };
+}
+
+class Entry {
+  source = "";
+  readonly #kernel: LoopKernel;
+  readonly #plan: Plan;
+  readonly #name: string;
+  readonly #body: Body;
+  readonly #kept: Set<Load>;
+  /** Passes of the unrolled inner loops; 0: an ordinary loop. */
+  readonly #passes: number;
+
+  constructor(kernel: LoopKernel, plan: Plan, name: string) {
+    this.#kernel = kernel;
+    this.#plan = plan;
+    this.#name = name;
+    this.#passes = unrolledPasses(plan);
+    this.#kept = this.#passes > 0 ? repeatedLoads(kernel, plan, this.#passes) : new Set();
+    this.#body = new Body({ kernel, ...plan, kept: this.#kept, passes: this.#passes });
+  }
+
+  write(roles: readonly Role[]): Launch {
+    const { outer, lanes, width, group, across, pieces } = this.#plan;
+    const body = this.#body;
+    const { lines } = body;
+    const points = outer.total / (lanes === "outer" ? width : 1);
+    const threads = group * across;
+    const perBlock = lanes === "outer" ? group : across;
+    const blocks = Math.ceil(points / perBlock);
+    const slots = this.#kernel.slots.map((dtype, s) => `${storageType(dtype)}* s${s}`);
+    const counter = lanes === "outer" && width > 1 ? `* ${width}u` : "";
+    if (lanes === "outer") {
+      lines.push(
+        across > 1 ? "const u32 lane = threadIdx.x, row = threadIdx.y;" : "const u32 lane = threadIdx.x, row = 0;",
+        `const u32 point = blockIdx.x * ${group}u + lane;`,
+      );
+    } else {
+      lines.push(
+        group > 1 ? `const u32 lane = threadIdx.x % ${group}u;` : "const u32 lane = 0;",
+        `const u32 point = blockIdx.x * ${across}u + threadIdx.x / ${group}u;`,
+      );
+    }
+    // Threads past the end repeat the last point, so that all reach the barriers, and store nothing.
+    const exact = blocks * perBlock === points;
+    lines.push(
+      exact ? "const bool live = true;" : `const bool live = point < ${points}u;`,
+      `const u32 o = ${exact ? "point" : `(live ? point : ${points - 1}u)`}${counter};`,
+    );
+    if (roles.at(-1) === "piece") lines.push("const u32 piece = blockIdx.y;");
+    lines.push(...body.keptDeclarations());
+    roles.forEach((role, s) => {
+      this.#stage(s, role);
+    });
+    const last = roles.at(-1);
+    const parameters = [...slots, "u32* partial"].join(", ");
+    this.source = [
+      `extern "C" __global__ void __launch_bounds__(${threads}) ${this.#name}(${parameters}) {`,
+      ...lines.map((line) => `  ${line}`),
+      "}",
+    ].join("\n");
+    const args: Arg[] = [...slots.map((_, slot): Arg => ({ slot })), { workspace: 0 }];
+    return {
+      entry: this.#name,
+      grid: last === "piece" ? [blocks, pieces] : [blocks],
+      block: lanes === "outer" && across > 1 ? [group, across] : [threads],
+      args,
+    };
+  }
+
+  #stage(s: number, role: Role): void {
+    const stage = this.#kernel.stages[s] as Stage;
+    const inner = this.#plan.inner[s];
+    if (role === "combine") this.#combine(stage);
+    else if (inner === undefined) this.#pointStage(stage, role);
+    else this.#loopStage(s, stage, role === "piece");
+  }
+
+  /** A stage without inner variables: reductions of one value each, and stores by one thread. */
+  #pointStage(stage: Stage, role: Role): void {
+    const body = this.#body;
+    body.begin(undefined);
+    for (const r of stage.reduces) {
+      body.lines.push(this.#declare(r, body.value(r.value)));
+    }
+    if (role === "whole") {
+      for (const store of stage.stores) body.store(store);
+      const { stores } = body.end(stage);
+      if (stores.length > 0) {
+        const { lanes, group, across } = this.#plan;
+        const one = lanes === "outer" ? (across > 1 ? " && row == 0" : "") : group > 1 ? " && lane == 0" : "";
+        body.lines.push(`if (live${one}) {`, ...stores.map((line) => `  ${line}`), "}");
+      }
+    }
+  }
+
+  #loopStage(s: number, stage: Stage, isPiece: boolean): void {
+    const { lanes, width, group, across, pieces, outer } = this.#plan;
+    const body = this.#body;
+    const inner = this.#plan.inner[s];
+    if (inner === undefined) return;
+    body.begin(inner);
+    const values = stage.reduces.map((r) => body.value(r.value));
+    for (const store of stage.stores) body.store(store);
+    const { loop, stores } = body.end(stage);
+    const array = this.#array();
+    const each = width > 1 ? `UNROLL for (int j = 0; j < ${width}; j++) ` : "";
+    const j = width > 1 ? "[j]" : "";
+    for (const r of stage.reduces) {
+      const start = identity(r.op, r.value.type);
+      body.lines.push(`${r.value.type} a${r.acc}${array}; ${each}a${r.acc}${j} = ${start};`);
+    }
+    const pass = [
+      ...loop,
+      ...stage.reduces.map((r, n) => {
+        const a = `a${r.acc}${j}`;
+        return `${each}${a} = ${combine(r.op, r.value.type, a, values[n] as string)};`;
+      }),
+      ...(stores.length > 0 ? ["if (live) {", ...stores, "}"] : []),
+    ].map((line) => `  ${line}`);
+
+    const n = inner.total;
+    if (n === 0) {
+      this.#finish(stage.reduces);
+      return;
+    }
+    const stride = lanes === "outer" ? across : group * width;
+    const first = lanes === "outer" ? "row" : `lane${width > 1 ? ` * ${width}u` : ""}`;
+    if (isPiece) {
+      // Pieces are whole vectors, so that none straddles a boundary.
+      const unit = lanes === "outer" ? 1 : width;
+      const chunk = Math.ceil(n / unit / pieces) * unit;
+      body.lines.push(
+        `const u32 end${s} = min(${n}u, (piece + 1u) * ${chunk}u);`,
+        `#pragma unroll 4`,
+        `for (u32 i = piece * ${chunk}u + ${first}; i < end${s}; i += ${stride}u) {`,
+        ...pass,
+        "}",
+      );
+    } else if (this.#passes > 0 && lanes === "inner") {
+      const passes = this.#passes;
+      const guard = passes * stride === n ? "" : `if (i < ${n}u) `;
+      body.lines.push(
+        `UNROLL for (u32 pass = 0; pass < ${passes}u; pass++) {`,
+        `  const u32 i = pass * ${stride}u + ${first}; ${guard}{`,
+        ...pass,
+        "  }",
+        "}",
+      );
+    } else {
+      body.lines.push(
+        `#pragma unroll ${lanes === "outer" ? 4 : 2}`,
+        `for (u32 i = ${first}; i < ${n}u; i += ${stride}u) {`,
+        ...pass,
+        "}",
+      );
+    }
+    this.#finish(stage.reduces);
+    if (!isPiece) return;
+    for (const r of stage.reduces) {
+      const at = `(${r.acc}u * ${pieces}u + piece) * ${outer.total}u + o`;
+      const bits = (x: string) => (r.value.type === "f32" ? `__float_as_uint(${x})` : `(u32)${x}`);
+      const writes =
+        lanes === "outer"
+          ? `if (live && row == 0) { ${each}partial[${at}${width > 1 ? " + j" : ""}] = ${bits(`A${r.acc}${j}`)}; }`
+          : `if (live && lane == 0) partial[${at}] = ${bits(`A${r.acc}`)};`;
+      body.lines.push(writes);
+    }
+  }
+
+  /** Combines the pieces' partial results, in the order of the pieces within each thread. */
+  #combine(stage: Stage): void {
+    const { lanes, width, group, across, pieces, outer } = this.#plan;
+    const lines = this.#body.lines;
+    const array = this.#array();
+    const each = width > 1 && lanes === "outer" ? `UNROLL for (int j = 0; j < ${width}; j++) ` : "";
+    const j = each ? "[j]" : "";
+    for (const r of stage.reduces) {
+      const { type } = r.value;
+      const value = (x: string) =>
+        type === "f32" ? `__uint_as_float(${x})` : type === "bool" ? `(${x} != 0)` : `(${type})${x}`;
+      const from = `partial[(${r.acc}u * ${pieces}u + s) * ${outer.total}u + o${each ? " + j" : ""}]`;
+      const a = `a${r.acc}${lanes === "outer" ? j : width > 1 ? "[0]" : ""}`;
+      const start = identity(r.op, type);
+      const all = width > 1 ? `UNROLL for (int j = 0; j < ${width}; j++) a${r.acc}[j] = ${start};` : `a${r.acc} = ${start};`;
+      lines.push(
+        `${type} a${r.acc}${array}; ${all}`,
+        `for (u32 s = ${lanes === "outer" ? "row" : "lane"}; s < ${pieces}u; s += ${lanes === "outer" ? across : group}u) {`,
+        `  ${each}${a} = ${combine(r.op, type, a, value(from))};`,
+        "}",
+      );
+    }
+    this.#finish(stage.reduces);
+  }
+
+  /** Lane arrays and other threads' values become one value for the whole group. */
+  #finish(reduces: readonly Reduce[]): void {
+    if (reduces.length === 0) return;
+    const { lanes, width, group, across } = this.#plan;
+    const { lines } = this.#body;
+    if (lanes === "outer") {
+      const each = width > 1 ? `UNROLL for (int j = 0; j < ${width}; j++) ` : "";
+      const j = width > 1 ? "[j]" : "";
+      if (across === 1) {
+        for (const r of reduces) lines.push(this.#declare(r, `a${r.acc}${j}`));
+        return;
+      }
+      const at = (row: string) => `[${row}][lane${width > 1 ? ` * ${width} + j` : ""}]`;
+      for (const r of reduces) {
+        lines.push(
+          `__shared__ ${r.value.type} red${r.acc}[${across}][${group * width}];`,
+          `${each}red${r.acc}${at("row")} = a${r.acc}${j};`,
+        );
+      }
+      lines.push("__syncthreads();");
+      for (const r of reduces) {
+        const a = `A${r.acc}${j}`;
+        lines.push(
+          this.#declare(r, `red${r.acc}${at("0")}`, false),
+          `for (int t = 1; t < ${across}; t++) { ${each}${a} = ${combine(r.op, r.value.type, a, `red${r.acc}${at("t")}`)}; }`,
+        );
+      }
+      return;
+    }
+    for (const r of reduces) {
+      const A = `A${r.acc}`;
+      const { type } = r.value;
+      lines.push(`${type} ${A} = a${r.acc}${width > 1 ? "[0]" : ""};`);
+      if (width > 1) {
+        lines.push(
+          `UNROLL for (int j = 1; j < ${width}; j++) ${A} = ${combine(r.op, type, A, `a${r.acc}[j]`)};`,
+        );
+      }
+      const distance = Math.min(group, 32) / 2;
+      if (distance >= 1) {
+        const other = `__shfl_xor_sync(FULL, ${A}, d)`;
+        lines.push(
+          `UNROLL for (int d = ${distance}; d > 0; d >>= 1) ${A} = ${combine(r.op, type, A, type === "bool" ? `(bool)${other}` : other)};`,
+        );
+      }
+    }
+    const warps = group / 32;
+    if (warps <= 1) return;
+    for (const r of reduces) {
+      lines.push(
+        `__shared__ ${r.value.type} red${r.acc}[${warps}];`,
+        `if (lane % 32 == 0) red${r.acc}[lane / 32] = A${r.acc};`,
+      );
+    }
+    lines.push("__syncthreads();");
+    for (const r of reduces) {
+      const A = `A${r.acc}`;
+      lines.push(
+        `${A} = red${r.acc}[0];`,
+        `UNROLL for (int w = 1; w < ${warps}; w++) ${A} = ${combine(r.op, r.value.type, A, `red${r.acc}[w]`)};`,
+      );
+    }
+  }
+
+  #array(): string {
+    return this.#plan.width > 1 ? `[${this.#plan.width}]` : "";
+  }
+
+  /** Declares a stage's result: a lane array when lanes are outer points. */
+  #declare(r: Reduce, value: string, isConstant = true): string {
+    const { lanes, width } = this.#plan;
+    const type = r.value.type;
+    return lanes === "outer" && width > 1
+      ? `${type} A${r.acc}[${width}]; UNROLL for (int j = 0; j < ${width}; j++) A${r.acc}[j] = ${value};`
+      : `${isConstant ? "const " : ""}${type} A${r.acc} = ${value};`;
+  }
+}
+
+/** Passes when every inner loop is short enough to be unrolled with its values in registers. */
+function unrolledPasses({ lanes, inner, width, group, pieces }: Plan): number {
+  if (lanes !== "inner" || pieces > 1) return 0;
+  const totals = new Set(inner.flatMap((space) => (space === undefined ? [] : [space.total])));
+  if (totals.size !== 1) return 0;
+  const [total = 0] = totals;
+  const passes = Math.ceil(total / (group * width));
+  return passes <= 8 ? passes : 0;
+}
+
+/** Loads that more than one loop over the same variables makes. */
+function repeatedLoads(kernel: LoopKernel, plan: Plan, passes: number): Set<Load> {
+  const uses = new Map<Load, string[]>();
+  kernel.stages.forEach((stage, s) => {
+    const space = plan.inner[s];
+    if (space === undefined) return;
+    for (const load of stageLoads(stage)) {
+      if (!space.vars.some((v) => (load.index.strides[v] ?? 0) !== 0)) continue;
+      uses.set(load, [...(uses.get(load) ?? []), space.vars.join()]);
+    }
+  });
+  const kept = new Set<Load>();
+  for (const [load, spaces] of uses) {
+    const registers = (kept.size + 1) * passes * plan.width;
+    if (spaces.length > 1 && new Set(spaces).size === 1 && registers <= 64) kept.add(load);
+  }
+  return kept;
+}

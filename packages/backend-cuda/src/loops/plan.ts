@@ -1,0 +1,187 @@
+/**
+ * How a loop kernel is spread over the chip: which space the lanes of a thread lie in, how many there
+ * are, how many threads share an outer point, and into how many pieces a long reduction is cut.
+ */
+import {
+  type DType,
+  dtypeBytes,
+  type Expr,
+  type Index,
+  type LoopKernel,
+  type Stage,
+} from "../contract.ts";
+import type { DeviceInfo } from "../kernel.ts";
+import { stageLoads, vectorises } from "./body.ts";
+import { forEachIndex, lastRun, makeSpace, type Space } from "./space.ts";
+
+export type Load = Extract<Expr, { op: "load" }>;
+
+export interface Plan {
+  readonly outer: Space;
+  /** The inner space of each stage; undefined where the stage has none. */
+  readonly inner: readonly (Space | undefined)[];
+  readonly lanes: "outer" | "inner";
+  readonly width: number;
+  /** Lanes inner: threads per outer point. Lanes outer: threads side by side along the outer space. */
+  readonly group: number;
+  /** Threads of a block are `across` groups (lanes inner) or rows of threads (lanes outer). */
+  readonly across: number;
+  /** Pieces that each inner loop is cut into, one block each. */
+  readonly pieces: number;
+  readonly wide: boolean;
+}
+
+/** An element access: a load or a store. */
+interface Access {
+  readonly index: Index;
+  readonly dtype: DType;
+}
+
+function accesses(kernel: LoopKernel, stage: Stage): Access[] {
+  const found: Access[] = [];
+  for (const load of stageLoads(stage)) {
+    found.push({ index: load.index, dtype: kernel.slots[load.slot] as DType });
+  }
+  for (const { slot, index } of stage.stores) {
+    found.push({ index, dtype: kernel.slots[slot] as DType });
+  }
+  return found;
+}
+
+/** Every index of a stage, inside values too. */
+export function indicesOf(stage: Stage): Index[] {
+  const found: Index[] = [];
+  const roots = [
+    ...stage.reduces.map((r) => r.value),
+    ...stage.stores.flatMap((s) => [s.value, s.index]),
+  ];
+  forEachIndex(roots, (index) => found.push(index));
+  return found;
+}
+
+export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
+  const outer = makeSpace(
+    "o",
+    kernel,
+    kernel.vars.map((_, v) => v).slice(0, kernel.outer),
+  );
+  // A stage that has inner variables is a loop even where their extents are 1 or 0.
+  const inner = kernel.stages.map((stage) =>
+    stage.inner.length > 0 ? makeSpace("i", kernel, stage.inner) : undefined,
+  );
+  const longest = Math.max(0, ...inner.map((space) => space?.total ?? 0));
+  const wide = isWide(kernel, outer);
+  const common = { outer, inner, wide };
+  const all = kernel.stages.flatMap((stage) => accesses(kernel, stage));
+
+  if (inner.every((space) => space === undefined)) {
+    const threads = device.multiprocessors * 256;
+    const width = laneWidth(kernel, "outer", outer, inner, all, Math.ceil(outer.total / threads));
+    const group = outer.total / width < threads ? 128 : 256;
+    return { ...common, lanes: "outer", width, group, across: 1, pieces: 1 };
+  }
+
+  const lanes = chooseLanes(kernel, outer, inner);
+  if (lanes === "outer") {
+    const width = laneWidth(kernel, lanes, outer, inner, all, Math.ceil(outer.total / 32), 4);
+    const across = longest >= 64 ? 8 : longest >= 8 ? 4 : 1;
+    const group = across === 1 ? 128 : 32;
+    const blocks = Math.ceil(outer.total / (group * width));
+    const wanted = Math.ceil((4 * device.multiprocessors) / Math.max(1, blocks));
+    const pieces = Math.max(1, Math.min(wanted, Math.floor(longest / (across * 8)), 512));
+    return { ...common, lanes, width, group, across, pieces };
+  }
+
+  const width = laneWidth(kernel, lanes, outer, inner, all, longest);
+  const vectors = Math.ceil(longest / width);
+  const many = outer.total >= device.multiprocessors * 8;
+  const perThread = many ? 4 : 1;
+  const group = Math.min(1024, nextPowerOfTwo(Math.max(1, Math.ceil(vectors / perThread))));
+  const blocks = outer.total;
+  const wanted = Math.floor((2 * device.multiprocessors) / Math.max(1, blocks));
+  const pieces =
+    group >= 256 && wanted > 1 ? Math.max(1, Math.min(wanted, Math.floor(vectors / 512), 512)) : 1;
+  const smaller = pieces > 1 ? 256 : group;
+  return {
+    ...common,
+    lanes,
+    width,
+    group: smaller,
+    across: smaller <= 32 ? 128 / smaller : 1,
+    pieces,
+  };
+}
+
+function nextPowerOfTwo(n: number): number {
+  return 2 ** Math.ceil(Math.log2(n));
+}
+
+/** Lanes go along the space in which more of the stages' bytes lie side by side. */
+function chooseLanes(
+  kernel: LoopKernel,
+  outer: Space,
+  inner: readonly (Space | undefined)[],
+): "outer" | "inner" {
+  let alongInner = 0;
+  let alongOuter = 0;
+  kernel.stages.forEach((stage, s) => {
+    const space = inner[s];
+    if (space === undefined) return;
+    for (const { index, dtype } of accesses(kernel, stage)) {
+      const isInner = space.vars.some((v) => (index.strides[v] ?? 0) !== 0);
+      if (!isInner) continue;
+      if (lastRun(index, space).stride === 1) alongInner += dtypeBytes(dtype);
+      else if (lastRun(index, outer).stride === 1) alongOuter += dtypeBytes(dtype);
+    }
+  });
+  return alongOuter > alongInner ? "outer" : "inner";
+}
+
+/**
+ * The most lanes for which every index steps evenly across them and the widest useful access is 16
+ * bytes, at most `most` and no more than `enough`.
+ */
+function laneWidth(
+  kernel: LoopKernel,
+  lanes: "outer" | "inner",
+  outer: Space,
+  inner: readonly (Space | undefined)[],
+  all: readonly Access[],
+  enough: number,
+  most = 16,
+): number {
+  const even = (width: number) =>
+    kernel.stages.every((stage, s) => {
+      const space = lanes === "outer" ? outer : inner[s];
+      if (space === undefined) return true;
+      if (space.total % width !== 0) return false;
+      return indicesOf(stage).every((index) => {
+        const run = lastRun(index, space);
+        return run.size % width === 0;
+      });
+    });
+  const spaces = [outer, ...inner.filter((s) => s !== undefined)];
+  const laneSpaces = lanes === "outer" ? [outer] : inner.filter((s) => s !== undefined);
+  const sizes = all
+    .filter(({ index, dtype }) => laneSpaces.some((l) => vectorises(index, dtype, 2, l, spaces)))
+    .map(({ dtype }) => dtypeBytes(dtype));
+  if (sizes.length === 0) return 1;
+  const widest = Math.max(...sizes);
+  let width = Math.min(most, 16 / Math.min(...sizes), 32 / widest);
+  while (width > 1 && (!even(width) || width > enough)) width /= 2;
+  return width;
+}
+
+/** Whether an index may pass 2³¹. */
+function isWide(kernel: LoopKernel, outer: Space): boolean {
+  if (outer.total >= 2 ** 31) return true;
+  const far = (index: Index) => {
+    let reach = Math.abs(index.offset);
+    index.strides.forEach((s, v) => {
+      reach += Math.abs(s) * Math.max(0, (kernel.vars[v] ?? 1) - 1);
+    });
+    for (const t of index.terms) reach += Math.abs(t.stride) * Math.max(0, t.limit - 1);
+    return reach >= 2 ** 31;
+  };
+  return kernel.stages.some((stage) => indicesOf(stage).some(far));
+}
