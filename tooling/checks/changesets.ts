@@ -1,40 +1,65 @@
-// Two questions about .changeset: does `changeset status` accept it (every changed package is named,
-// every named package exists), and is each package that has code but was never released announced?
+// Three questions about .changeset: is every file well formed, does `changeset status` find every
+// changed package named, and is each package that has code but was never released announced?
 import { spawnSync } from "node:child_process";
 import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { hasSource, workspacePackages } from "./workspace.ts";
 
-const root = join(import.meta.dirname, "../..");
+const RELEASE = /^"(@[\w-]+\/[\w-]+)": (patch|minor|major)$/;
+
+/**
+ * The packages that a changeset names.
+ * @throws {Error} that says what is wrong with the text
+ */
+export function readChangeset(text: string, known: readonly string[]): string[] {
+  const [, head, summary = ""] = /^---\n(.*?)\n---\n(.*)$/s.exec(text) ?? [];
+  if (head === undefined) throw new Error('must begin with lines ---, "@dsv3/name": minor, ---');
+  if (summary.trim() === "") throw new Error("says nothing: add a sentence for users after ---");
+  return head.split("\n").map((line) => {
+    const [, name] = RELEASE.exec(line) ?? [];
+    if (!name) throw new Error(`has the line ${line}, expected "@dsv3/name": patch|minor|major`);
+    if (!known.includes(name)) throw new Error(`names ${name}, which is no published package`);
+    return name;
+  });
+}
 
 /** A clone of a single commit has no `main` to compare with; then only the files are checked. */
-function baseline(): string {
+function baseline(root: string): string {
   const exists = (ref: string) =>
     spawnSync("git", ["rev-parse", "--verify", "--quiet", `${ref}^{commit}`], { cwd: root })
       .status === 0;
   return ["main", "origin/main"].find(exists) ?? "HEAD";
 }
 
-const announced = new Set(
-  globSync(".changeset/*.md", { cwd: root }).flatMap((file) => {
-    const frontMatter = readFileSync(join(root, file), "utf8").split("---")[1] ?? "";
-    return [...frontMatter.matchAll(/["']?(@?[\w./-]+)["']?\s*:/g)].map((match) => match[1]);
-  }),
-);
-const silent = workspacePackages(root).filter(
-  ({ folder, name, manifest }) =>
-    !manifest.private &&
-    manifest.version === "0.0.0" &&
-    hasSource(root, folder) &&
-    !announced.has(name),
-);
-for (const { name } of silent) {
-  console.error(
-    `${name} has code and was never released, but no changeset names it: run \`npm run changeset\`.`,
-  );
+if (import.meta.main) {
+  const root = join(import.meta.dirname, "../..");
+  const published = workspacePackages(root).filter(({ manifest }) => !manifest.private);
+  const announced = new Set<string>();
+  const complaints: string[] = [];
+  for (const file of globSync(".changeset/*.md", { cwd: root }).sort()) {
+    try {
+      const text = readFileSync(join(root, file), "utf8");
+      for (const name of readChangeset(
+        text,
+        published.map(({ name }) => name),
+      )) {
+        announced.add(name);
+      }
+    } catch (error) {
+      complaints.push(`${file} ${(error as Error).message}`);
+    }
+  }
+  for (const { folder, name, manifest } of published) {
+    if (manifest.version === "0.0.0" && hasSource(root, folder) && !announced.has(name)) {
+      complaints.push(
+        `${name} has code and was never released, but no changeset names it: run \`npm run changeset\``,
+      );
+    }
+  }
+  for (const complaint of complaints) console.error(complaint);
+  const { status } = spawnSync("changeset", ["status", "--since", baseline(root)], {
+    cwd: root,
+    stdio: "inherit",
+  });
+  process.exitCode = complaints.length > 0 ? 1 : (status ?? 1);
 }
-const { status } = spawnSync("changeset", ["status", "--since", baseline()], {
-  cwd: root,
-  stdio: "inherit",
-});
-process.exitCode = silent.length > 0 ? 1 : (status ?? 1);

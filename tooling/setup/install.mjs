@@ -56,11 +56,12 @@ export function install(root) {
   process.stderr.write(`dsv3: installing packages (${packageManager(root)})\n`);
   const { status, error } = spawnSync(
     "npx",
-    ["-y", packageManager(root), "install", "--frozen-lockfile"],
-    // CI: never ask anything, even where an old node_modules has to be replaced.
+    ["-y", "--prefer-offline", packageManager(root), "install", "--frozen-lockfile"],
+    // CI: never ask anything, even where an old node_modules has to be replaced. The log level:
+    // errors are told even under `npm run -s`, which silences npx too.
     {
       cwd: root,
-      env: { ...process.env, CI: "true" },
+      env: { ...process.env, CI: "true", npm_config_loglevel: "error" },
       stdio: ["ignore", 2, 2],
       shell: process.platform === "win32",
     },

@@ -42,6 +42,7 @@ function run(node, [program = "", ...args]) {
     PATH: [dirname(node), join(root, "node_modules", ".bin"), process.env.PATH].join(delimiter),
     TURBO_TELEMETRY_DISABLED: "1",
     DO_NOT_TRACK: "1",
+    npm_config_loglevel: "error",
   };
   const child = program.endsWith(".ts")
     ? spawn(node, [join(root, program), ...args], {
@@ -49,7 +50,7 @@ function run(node, [program = "", ...args]) {
         env,
         stdio: "inherit",
       })
-    : spawn("npx", ["-y", packageManager(root), "exec", program, ...args], {
+    : spawn("npx", ["-y", "--prefer-offline", packageManager(root), "exec", program, ...args], {
         cwd: root,
         env,
         stdio: "inherit",
