@@ -12,10 +12,8 @@ export interface BpeModel {
   lengths: Uint16Array;
   /** Token of each single byte. 256 entries. */
   byteIds: Uint32Array;
-  /** Merge of rank r joins `left[r]` and `right[r]` into `merged[r]`; lower ranks go first. */
-  left: Uint32Array;
-  right: Uint32Array;
-  merged: Uint32Array;
+  /** Three by three, best first: left token, right token, and the token that they become. */
+  merges: Uint32Array;
   /** A word that is a token by itself is that token, whatever the merges would give. */
   ignoreMerges: boolean;
 }
@@ -29,38 +27,37 @@ const NO_RANK = 0x7fffffff;
 /** Applies a model's merges to one word at a time. */
 export class BpeMerger {
   readonly #model: BpeModel;
-  /** Open addressing, four words per slot: left, right, rank, merged. An empty slot's rank is -1. */
+  /** Rank + 1 of each pair in the low bits, and the pair's hash above them. An empty slot is 0. */
   readonly #pairs: Int32Array;
-  readonly #shift: number;
+  readonly #rankMask: number;
   readonly #whole: TokenIndex | undefined;
 
   // The word in work: symbols, the rank of each with its right neighbour, and for the heap, links.
   #symbols: Int32Array = new Int32Array(SCAN_LIMIT);
   #ranks: Int32Array = new Int32Array(SCAN_LIMIT);
-  #mergedIds: Int32Array = new Int32Array(SCAN_LIMIT);
   #next: Int32Array = new Int32Array(SCAN_LIMIT);
   #previous: Int32Array = new Int32Array(SCAN_LIMIT);
 
   constructor(model: BpeModel) {
     this.#model = model;
-    const bits = Math.max(4, 33 - Math.clz32(model.left.length));
-    this.#shift = 32 - bits;
-    const pairs = new Int32Array(4 << bits).fill(-1);
+    const count = model.merges.length / 3;
+    this.#pairs = new Int32Array(tableSize(count));
+    this.#rankMask = idMask(count);
+    const merges = model.merges;
+    const pairs = this.#pairs;
     const mask = pairs.length - 1;
-    for (let rank = 0; rank < model.left.length; rank++) {
-      const left = model.left[rank]!;
-      const right = model.right[rank]!;
-      let slot = hashPair(left, right, this.#shift) << 2;
-      // A pair that is listed twice has the later rank, as in Hugging Face's map.
-      while (pairs[slot + 2] !== -1 && !(pairs[slot] === left && pairs[slot + 1] === right)) {
-        slot = (slot + 4) & mask;
+    for (let rank = 0; rank < count; rank++) {
+      const left = merges[3 * rank]!;
+      const right = merges[3 * rank + 1]!;
+      const hash = hashPair(left, right);
+      let slot = hash & mask;
+      for (; pairs[slot] !== 0; slot = (slot + 1) & mask) {
+        // A pair that is listed twice has the later rank, as in Hugging Face's map.
+        const other = (pairs[slot]! & this.#rankMask) - 1;
+        if (merges[3 * other] === left && merges[3 * other + 1] === right) break;
       }
-      pairs[slot] = left;
-      pairs[slot + 1] = right;
-      pairs[slot + 2] = rank;
-      pairs[slot + 3] = model.merged[rank]!;
+      pairs[slot] = (tagOf(hash) & ~this.#rankMask) | (rank + 1);
     }
-    this.#pairs = pairs;
     if (model.ignoreMerges) this.#whole = new TokenIndex(model);
   }
 
@@ -85,36 +82,34 @@ export class BpeMerger {
   #setScratch(size: number): void {
     this.#symbols = new Int32Array(size);
     this.#ranks = new Int32Array(size);
-    this.#mergedIds = new Int32Array(size);
     this.#next = new Int32Array(size);
     this.#previous = new Int32Array(size);
   }
 
-  /** Slot of the pair in the table, or -1. */
-  #find(left: number, right: number): number {
-    const pairs = this.#pairs;
-    const mask = pairs.length - 1;
-    let slot = hashPair(left, right, this.#shift) << 2;
-    for (;;) {
-      if (pairs[slot] === left && pairs[slot + 1] === right) return slot;
-      if (pairs[slot + 2] === -1) return -1;
-      slot = (slot + 4) & mask;
-    }
-  }
-
+  /** Notes the rank of the pair at `i`. */
   #rate(i: number, left: number, right: number): void {
-    const slot = this.#find(left, right);
-    if (slot < 0) this.#ranks[i] = NO_RANK;
-    else {
-      this.#ranks[i] = this.#pairs[slot + 2]!;
-      this.#mergedIds[i] = this.#pairs[slot + 3]!;
+    const pairs = this.#pairs;
+    const merges = this.#model.merges;
+    const rankMask = this.#rankMask;
+    const mask = pairs.length - 1;
+    const hash = hashPair(left, right);
+    const tag = tagOf(hash) & ~rankMask;
+    for (let slot = hash & mask; pairs[slot] !== 0; slot = (slot + 1) & mask) {
+      const entry = pairs[slot]!;
+      if ((entry & ~rankMask) !== tag) continue;
+      const rank = (entry & rankMask) - 1;
+      if (merges[3 * rank] === left && merges[3 * rank + 1] === right) {
+        this.#ranks[i] = rank;
+        return;
+      }
     }
+    this.#ranks[i] = NO_RANK;
   }
 
   #mergeByScan(length: number): number {
     const symbols = this.#symbols;
     const ranks = this.#ranks;
-    const mergedIds = this.#mergedIds;
+    const merges = this.#model.merges;
     let count = length;
     for (let i = 0; i < count - 1; i++) this.#rate(i, symbols[i]!, symbols[i + 1]!);
     for (;;) {
@@ -128,12 +123,11 @@ export class BpeMerger {
         }
       }
       if (at < 0) return count;
-      symbols[at] = mergedIds[at]!;
+      symbols[at] = merges[3 * best + 2]!;
       count--;
       for (let i = at + 1; i < count; i++) {
         symbols[i] = symbols[i + 1]!;
         ranks[i] = ranks[i + 1]!;
-        mergedIds[i] = mergedIds[i + 1]!;
       }
       if (at > 0) this.#rate(at - 1, symbols[at - 1]!, symbols[at]!);
       if (at < count - 1) this.#rate(at, symbols[at]!, symbols[at + 1]!);
@@ -165,7 +159,7 @@ export class BpeMerger {
       if (ranks[at] !== rank) continue; // the pair that was queued is no longer there
       const gone = next[at]!;
       const after = next[gone]!;
-      symbols[at] = this.#mergedIds[at]!;
+      symbols[at] = this.#model.merges[3 * rank + 2]!;
       ranks[gone] = NO_RANK;
       next[at] = after;
       if (after < length) {
@@ -180,8 +174,24 @@ export class BpeMerger {
   }
 }
 
-function hashPair(left: number, right: number, shift: number): number {
-  return Math.imul(Math.imul(left, 0x9e3779b1) ^ right, 0x85ebca6b) >>> shift;
+function hashPair(left: number, right: number): number {
+  const mixed = Math.imul(Math.imul(left, 0x9e3779b1) ^ right, 0x85ebca6b);
+  return mixed ^ (mixed >>> 15);
+}
+
+/** The bits of a hash that a table's slot number does not tell, in the high bits. */
+function tagOf(hash: number): number {
+  return Math.imul(hash, 0xc2b2ae35);
+}
+
+/** Slots for open addressing, at most half full: a power of two. */
+function tableSize(count: number): number {
+  return 1 << Math.max(4, 33 - Math.clz32(count));
+}
+
+/** The bits that a number from 0 to `count` takes. */
+function idMask(count: number): number {
+  return 2 ** (32 - Math.clz32(count)) - 1;
 }
 
 /** Smallest number first. */
@@ -228,26 +238,40 @@ class MinHeap {
   }
 }
 
+/** The part of a model that says which bytes each id has. */
+export type Tokens = Pick<BpeModel, "vocabSize" | "pool" | "starts" | "lengths">;
+
 /** Finds a token by its bytes. */
 export class TokenIndex {
-  readonly #model: BpeModel;
+  readonly #model: Tokens;
+  /** Id + 1 in the low bits, and the bytes' hash above them. An empty slot is 0. */
   readonly #table: Int32Array;
-  readonly #hashes: Int32Array;
+  readonly #idMask: number;
+  /** An id whose bytes another id has as well, or -1. */
+  readonly duplicate: number;
 
-  constructor(model: BpeModel) {
+  constructor(model: Tokens) {
     this.#model = model;
     const { vocabSize, pool, starts, lengths } = model;
-    this.#table = new Int32Array(1 << (34 - Math.clz32(vocabSize))).fill(-1);
-    this.#hashes = new Int32Array(vocabSize);
-    const mask = this.#table.length - 1;
+    this.#table = new Int32Array(tableSize(vocabSize));
+    this.#idMask = idMask(vocabSize);
+    const table = this.#table;
+    const mask = table.length - 1;
+    let duplicate = -1;
     for (let id = 0; id < vocabSize; id++) {
       if (lengths[id] === 0) continue;
-      const hash = hashBytes(pool, starts[id]!, starts[id]! + lengths[id]!);
-      this.#hashes[id] = hash;
-      let slot = spread(hash) & mask;
-      while (this.#table[slot]! >= 0) slot = (slot + 1) & mask;
-      this.#table[slot] = id;
+      const start = starts[id]!;
+      const end = start + lengths[id]!;
+      const hash = hashBytes(pool, start, end);
+      const tag = tagOf(hash) & ~this.#idMask;
+      let slot = slotOf(hash) & mask;
+      for (; table[slot] !== 0; slot = (slot + 1) & mask) {
+        if ((table[slot]! & ~this.#idMask) !== tag) continue;
+        if (this.is((table[slot]! & this.#idMask) - 1, pool, start, end)) duplicate = id;
+      }
+      table[slot] = tag | (id + 1);
     }
+    this.duplicate = duplicate;
   }
 
   /** The id of the token `bytes[start..end)`, or -1; `hash` where the caller has it already. */
@@ -257,23 +281,25 @@ export class TokenIndex {
     end: number,
     hash: number = hashBytes(bytes, start, end),
   ): number {
-    const { pool, starts, lengths } = this.#model;
-    const mask = this.#table.length - 1;
-    for (let slot = spread(hash) & mask; ; slot = (slot + 1) & mask) {
-      const id = this.#table[slot]!;
-      if (id < 0) return -1;
-      if (
-        this.#hashes[id] === hash &&
-        lengths[id] === end - start &&
-        sameBytes(pool, starts[id]!, bytes, start, end - start)
-      ) {
-        return id;
-      }
+    const table = this.#table;
+    const mask = table.length - 1;
+    const tag = tagOf(hash) & ~this.#idMask;
+    for (let slot = slotOf(hash) & mask; table[slot] !== 0; slot = (slot + 1) & mask) {
+      if ((table[slot]! & ~this.#idMask) !== tag) continue;
+      const id = (table[slot]! & this.#idMask) - 1;
+      if (this.is(id, bytes, start, end)) return id;
     }
+    return -1;
+  }
+
+  /** Whether `bytes[start..end)` is the token `id`. */
+  is(id: number, bytes: Uint8Array, start: number, end: number): boolean {
+    const { pool, starts, lengths } = this.#model;
+    return lengths[id] === end - start && sameBytes(pool, starts[id]!, bytes, start, end - start);
   }
 }
 
 /** FNV's low bits are its weakest. */
-function spread(hash: number): number {
+function slotOf(hash: number): number {
   return hash ^ (hash >>> 15);
 }

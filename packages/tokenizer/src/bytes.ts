@@ -20,11 +20,6 @@ for (let byte = 0; byte < 256; byte++) {
   CHAR_TO_BYTE[char] = byte;
 }
 
-/** Bytes 0-255 in the order of their characters: the order in which trainers number them. */
-export const BYTES_BY_CHAR: Uint8Array = Uint8Array.from({ length: 256 }, (_, byte) => byte).sort(
-  (a, b) => BYTE_TO_CHAR[a]! - BYTE_TO_CHAR[b]!,
-);
-
 /** The token string, as it stands in a vocabulary file, of some bytes. */
 export function bytesToToken(bytes: Uint8Array): string {
   let token = "";

@@ -9,7 +9,8 @@ export class JsonReader {
 
   /** @param name what the errors call the file */
   constructor(bytes: Uint8Array, name: string) {
-    this.bytes = bytes;
+    // A plain view: the engine compiles the loops for one kind of array, not for Node's Buffer too.
+    this.bytes = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#name = name;
     if (bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf) this.pos = 3; // a byte order mark
   }
@@ -30,11 +31,15 @@ export class JsonReader {
   /** Skips white space and returns the next byte, or -1 at the end. */
   peek(): number {
     const bytes = this.bytes;
+    const length = bytes.length;
     let i = this.pos;
-    let byte = bytes[i];
-    while (byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09) byte = bytes[++i];
+    let byte = -1;
+    for (; i < length; i++) {
+      byte = bytes[i]!;
+      if (byte > 0x20 || (byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09)) break;
+    }
     this.pos = i;
-    return byte ?? -1;
+    return i < length ? byte : -1;
   }
 
   /** Takes one punctuation mark of JSON. */

@@ -1,7 +1,7 @@
 import type { AddedToken } from "./added-tokens.ts";
 import { JsonReader } from "./json-reader.ts";
 import { recognisePreTokenizer } from "./pretokenize.ts";
-import { buildModel, type RawModel, readModel } from "./read-model.ts";
+import { type ReadModel, readModel, takeOutAddedTokens } from "./read-model.ts";
 import type { TokenizerConfig } from "./special.ts";
 import type { TokenizerData } from "./tokenizer-data.ts";
 
@@ -20,23 +20,22 @@ export function readTokenizerJson(
       : new TextEncoder().encode(typeof json === "string" ? json : JSON.stringify(json));
   const reader = new JsonReader(bytes, "tokenizer.json");
   const fields: Record<string, unknown> = {};
-  let rawModel: RawModel | undefined;
+  let read: ReadModel | undefined;
   reader.object((key) => {
-    if (key === "model") rawModel = readModel(reader);
+    if (key === "model") read = readModel(reader);
     else fields[key] = reader.value();
   });
   reader.end();
-  if (rawModel === undefined) throw new Error('tokenizer.json: field "model" is missing');
+  if (read === undefined) throw new Error('tokenizer.json: field "model" is missing');
 
   refuseFeatures(fields);
   const addedTokens = readAddedTokens(fields.added_tokens ?? []);
-  const { model, vocabStrings } = buildModel(reader, rawModel, addedTokens);
+  takeOutAddedTokens(read, addedTokens);
   const idOf = new Map(addedTokens.map((token) => [token.content, token.id]));
   return {
-    model,
+    ...read,
     preTokenizer: recognisePreTokenizer(fields.pre_tokenizer),
     addedTokens,
-    vocabStrings,
     ...readAffixes(fields.post_processor, config, idOf),
     postProcessor: fields.post_processor ?? null,
     config,

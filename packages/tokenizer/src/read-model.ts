@@ -1,134 +1,159 @@
 import type { AddedToken } from "./added-tokens.ts";
-import { type BpeModel, TokenIndex } from "./bpe.ts";
+import { type BpeModel, TokenIndex, type Tokens } from "./bpe.ts";
 import { BYTE_TO_CHAR, bytesToToken, CHAR_TO_BYTE, hashBytes } from "./bytes.ts";
 import type { JsonReader } from "./json-reader.ts";
 
-/** The file's vocabulary and merges, before they are checked against each other. */
-export interface RawModel {
-  options: Record<string, unknown>;
-  /** Bytes of all tokens and merges, each run at its place below. */
-  pool: Uint8Array;
-  tokens: Runs;
-  ids: number[];
-  /** Tokens that are not in the byte alphabet: index in `tokens`, and the string. */
-  strings: Map<number, string>;
-  /** Two runs per merge. */
-  merges: Runs;
-  /** Where each merge stands in the file. */
-  mergeAt: number[];
+const MAX_TOKEN_BYTES = 0xffff;
+
+/** The field `model` of tokenizer.json. */
+export interface ReadModel {
+  model: BpeModel;
+  /** Vocabulary entries that are not in the byte alphabet, such as control tokens. */
+  vocabStrings: Map<number, string>;
 }
 
-interface Runs {
-  starts: number[];
-  ends: number[];
-}
-
-/** Reads the field `model`. */
-export function readModel(reader: JsonReader): RawModel {
+/** Reads the field `model`; each merge is checked against the vocabulary. */
+export function readModel(reader: JsonReader): ReadModel {
   const options: Record<string, unknown> = {};
-  const places = new Map<string, number>();
+  let vocab: Vocab | undefined;
+  let mergesAt = -1;
+  let merges: Uint32Array | undefined;
   reader.object((key) => {
-    if (key === "vocab" || key === "merges") {
+    if (key === "vocab") {
+      refuseModelOptions(options); // another kind of model is refused by its name, not its looks
+      vocab = readVocab(reader);
+    } else if (key === "merges") {
       reader.peek();
-      places.set(key, reader.pos);
-      reader.skip();
+      mergesAt = reader.pos;
+      if (vocab === undefined) reader.skip();
+      else merges = readMerges(reader, vocab);
     } else options[key] = reader.value();
   });
-  const end = reader.pos;
   refuseModelOptions(options);
-  const model: RawModel = {
-    options,
-    pool: new Uint8Array(reader.bytes.length),
-    tokens: { starts: [], ends: [] },
-    ids: [],
-    strings: new Map(),
-    merges: { starts: [], ends: [] },
-    mergeAt: [],
-  };
-  for (const key of ["vocab", "merges"] as const) {
-    const place = places.get(key);
-    if (place === undefined) reader.fail(`the model has no field "${key}"`, end);
-    reader.pos = place;
-    if (key === "vocab") readVocab(reader, model);
-    else readMerges(reader, model);
+  if (vocab === undefined) reader.fail('the model has no field "vocab"');
+  if (mergesAt < 0) reader.fail('the model has no field "merges"');
+  if (merges === undefined) {
+    const end = reader.pos;
+    reader.pos = mergesAt;
+    merges = readMerges(reader, vocab);
+    reader.pos = end;
   }
-  reader.pos = end;
-  return model;
+  const ignoreMerges = options.ignore_merges === true;
+  return {
+    model: { ...vocab.tokens, merges, byteIds: findByteIds(vocab.index), ignoreMerges },
+    vocabStrings: vocab.strings,
+  };
 }
 
-function readVocab(reader: JsonReader, model: RawModel): void {
-  const { pool, tokens, ids, strings } = model;
+interface Vocab {
+  tokens: Tokens;
+  strings: Map<number, string>;
+  index: TokenIndex;
+}
+
+function readVocab(reader: JsonReader): Vocab {
   const bytes = reader.bytes;
+  const strings = new Map<number, string>();
+  let pool = new Uint8Array(1 << 20);
+  let starts = new Uint32Array(1 << 16);
+  let lengths = new Uint16Array(1 << 16);
   let at = 0;
+  let vocabSize = 0;
   reader.members(() => {
-    const start = reader.pos;
-    reader.expect('"');
+    if (at + MAX_TOKEN_BYTES > pool.length) pool = resize(pool, pool.length * 2);
+    const start = reader.pos++;
     let end = readByteString(reader, pool, at);
+    let string: string | undefined;
     if (end < 0 || bytes[reader.pos - 1] !== 0x22) {
       reader.pos = start;
-      const string = reader.value() as string;
-      strings.set(ids.length, string);
-      const utf8 = new TextEncoder().encode(string);
-      pool.set(utf8, at);
-      end = at + utf8.length;
+      string = reader.value() as string;
+      end = at + (new TextEncoder().encodeInto(string, pool.subarray(at)).written ?? 0);
     }
     if (end === at) reader.fail("an empty token in the vocabulary", start);
-    if (end - at > 0xffff) reader.fail("a token of more than 65,535 bytes", start);
-    tokens.starts.push(at);
-    tokens.ends.push(end);
+    if (end - at > MAX_TOKEN_BYTES) reader.fail("a token of more than 65,535 bytes", start);
+    if (bytes[reader.pos] === 0x3a) reader.pos++;
+    else reader.expect(":");
+    const id = reader.integer();
+    if (string !== undefined) strings.set(id, string);
+    if (id >= vocabSize) vocabSize = id + 1;
+    if (id >= lengths.length) {
+      if (id > bytes.length) reader.fail(`id ${id} is past any vocabulary that this file can hold`);
+      const size = Math.max(id + 1, 2 * lengths.length);
+      starts = resize(starts, size);
+      lengths = resize(lengths, size);
+    }
+    if (lengths[id] !== 0) reader.fail(`two tokens of the vocabulary have the id ${id}`);
+    starts[id] = at;
+    lengths[id] = end - at;
     at = end;
-    reader.expect(":");
-    ids.push(reader.integer());
   });
-  model.pool = pool.slice(0, at);
+  const tokens: Tokens = {
+    vocabSize,
+    pool: pool.subarray(0, at),
+    starts: starts.subarray(0, vocabSize),
+    lengths: lengths.subarray(0, vocabSize),
+  };
+  const index = new TokenIndex(tokens);
+  if (index.duplicate >= 0) {
+    reader.fail(`the token with the id ${index.duplicate} is twice in the vocabulary`);
+  }
+  return { tokens, strings, index };
 }
 
 /** Both spellings: `"a b"`, and `["a", "b"]` of files since 2024. */
-function readMerges(reader: JsonReader, model: RawModel): void {
-  const { merges, mergeAt } = model;
-  const scratch = new Uint8Array(reader.bytes.length - reader.pos);
-  let at = 0;
-  const readPart = (terminator: string, index: number): void => {
-    const end = readByteString(reader, scratch, at);
-    if (end < 0) reader.fail(`merge ${index} names an unknown token`, mergeAt[index]);
-    if (end === at || reader.bytes[reader.pos - 1] !== terminator.charCodeAt(0)) {
-      reader.fail(`merge ${index} does not have two parts`, mergeAt[index]);
+function readMerges(reader: JsonReader, { index, tokens }: Vocab): Uint32Array {
+  const bytes = reader.bytes;
+  let merges = new Uint32Array(3 * tokens.vocabSize); // merges are seldom more than tokens
+  const scratch = new Uint8Array(2 * MAX_TOKEN_BYTES + 2);
+  let rank = 0;
+  let place = 0;
+  let guess = 0; // most files number the merged tokens in the order of the merges
+  const readPart = (from: number, terminator: number): number => {
+    const end = readByteString(reader, scratch, from);
+    if (end < 0) reader.fail(`merge ${rank} names an unknown token`, place);
+    if (end === from || bytes[reader.pos - 1] !== terminator) {
+      reader.fail(`merge ${rank} does not have two parts`, place);
     }
-    merges.starts.push(at);
-    merges.ends.push(end);
-    at = end;
+    return end;
   };
-  reader.array((index) => {
+  reader.array(() => {
     const first = reader.peek();
-    mergeAt.push(reader.pos);
+    place = reader.pos;
+    let middle: number;
+    let end: number;
     if (first === 0x5b) {
       reader.expect("[");
       reader.expect('"');
-      readPart('"', index);
+      middle = readPart(0, 0x22);
       reader.expect(",");
       reader.expect('"');
-      readPart('"', index);
+      end = readPart(middle, 0x22);
       reader.expect("]");
     } else {
       reader.expect('"');
-      readPart(" ", index);
-      readPart('"', index);
+      middle = readPart(0, 0x20);
+      end = readPart(middle, 0x22);
     }
+    const hash = hashBytes(scratch, 0, middle);
+    const left = index.find(scratch, 0, middle, hash);
+    const right = index.find(scratch, middle, end);
+    const merged =
+      guess < tokens.vocabSize && index.is(guess, scratch, 0, end)
+        ? guess
+        : index.find(scratch, 0, end, hashBytes(scratch, middle, end, hash));
+    if (left < 0 || right < 0 || merged < 0) {
+      const [a, b] = left < 0 ? [0, middle] : right < 0 ? [middle, end] : [0, end];
+      const token = JSON.stringify(bytesToToken(scratch.subarray(a, b)));
+      reader.fail(`merge ${rank} names an unknown token, ${token}`, place);
+    }
+    guess = merged + 1;
+    if (3 * rank === merges.length) merges = resize(merges, 6 * rank);
+    merges[3 * rank] = left;
+    merges[3 * rank + 1] = right;
+    merges[3 * rank + 2] = merged;
+    rank++;
   });
-  mergePools(model, scratch.subarray(0, at));
-}
-
-/** Puts the merges' bytes behind the tokens' in one pool. */
-function mergePools(model: RawModel, scratch: Uint8Array): void {
-  const base = model.pool.length;
-  const pool = new Uint8Array(base + scratch.length);
-  pool.set(model.pool);
-  pool.set(scratch, base);
-  model.pool = pool;
-  for (let i = 0; i < model.merges.starts.length; i++) {
-    model.merges.starts[i]! += base;
-    model.merges.ends[i]! += base;
-  }
+  return merges.subarray(0, 3 * rank);
 }
 
 /**
@@ -138,14 +163,21 @@ function mergePools(model: RawModel, scratch: Uint8Array): void {
  */
 function readByteString(reader: JsonReader, pool: Uint8Array, at: number): number {
   const bytes = reader.bytes;
+  const limit = at + MAX_TOKEN_BYTES;
   let end = at;
   let i = reader.pos;
   for (;;) {
     let char = bytes[i] ?? -1;
+    if (char > 0x22 && char < 0x7f && char !== 0x5c && end < limit) {
+      pool[end++] = char; // stands for itself
+      i++;
+      continue;
+    }
     if (char === 0x22 || char === 0x20) {
       reader.pos = i + 1;
       return end;
     }
+    if (end === limit) reader.fail("a token of more than 65,535 bytes");
     if (char === 0x5c) {
       reader.pos = i;
       char = reader.escape();
@@ -163,106 +195,68 @@ function readByteString(reader: JsonReader, pool: Uint8Array, at: number): numbe
   }
 }
 
-/** Checks vocabulary, merges and added tokens against each other, and lays out the arrays. */
-export function buildModel(
-  reader: JsonReader,
-  raw: RawModel,
-  addedTokens: AddedToken[],
-): { model: BpeModel; vocabStrings: Map<number, string> } {
-  let maxId = -1;
-  for (const id of raw.ids) if (id > maxId) maxId = id;
-  for (const token of addedTokens) if (token.id > maxId) maxId = token.id;
-  const limit = 4 * (raw.ids.length + addedTokens.length) + 65_536;
-  if (maxId >= limit) {
+function findByteIds(index: TokenIndex): Uint32Array {
+  return Uint32Array.from({ length: 256 }, (_, byte) => {
+    const id = index.find(Uint8Array.of(byte), 0, 1);
+    if (id >= 0) return id;
+    const char = JSON.stringify(String.fromCharCode(BYTE_TO_CHAR[byte]!));
     throw new Error(
-      `tokenizer.json: id ${maxId} is far past the number of tokens, ${raw.ids.length}`,
+      `tokenizer.json: the vocabulary has no token for byte ${byte} (${char}); only complete byte-level vocabularies are implemented`,
     );
-  }
-
-  const vocabSize = maxId + 1;
-  const mergeCount = raw.merges.starts.length / 2;
-  const model: BpeModel = {
-    vocabSize,
-    pool: raw.pool.slice(0, raw.tokens.ends.at(-1) ?? 0),
-    starts: new Uint32Array(vocabSize),
-    lengths: new Uint16Array(vocabSize),
-    byteIds: new Uint32Array(256),
-    left: new Uint32Array(mergeCount),
-    right: new Uint32Array(mergeCount),
-    merged: new Uint32Array(mergeCount),
-    ignoreMerges: raw.options.ignore_merges === true,
-  };
-  for (let i = 0; i < raw.ids.length; i++) {
-    const id = raw.ids[i]!;
-    if (model.lengths[id] !== 0) throw new Error(`tokenizer.json: two tokens have the id ${id}`);
-    model.starts[id] = raw.tokens.starts[i]!;
-    model.lengths[id] = raw.tokens.ends[i]! - raw.tokens.starts[i]!;
-  }
-  const vocabStrings = new Map([...raw.strings].map(([i, string]) => [raw.ids[i]!, string]));
-  takeOutAddedTokens(model, addedTokens, vocabStrings);
-
-  const index = new TokenIndex(model);
-  for (let id = 0; id < vocabSize; id++) {
-    const start = model.starts[id]!;
-    const end = start + model.lengths[id]!;
-    if (end > start && !vocabStrings.has(id) && index.find(model.pool, start, end) !== id) {
-      throw new Error(
-        `tokenizer.json: the token ${JSON.stringify(bytesToToken(model.pool.subarray(start, end)))} is twice in the vocabulary`,
-      );
-    }
-  }
-  const single = new Uint8Array(1);
-  for (let byte = 0; byte < 256; byte++) {
-    single[0] = byte;
-    const id = index.find(single, 0, 1);
-    if (id < 0) {
-      throw new Error(
-        `tokenizer.json: the vocabulary has no token for byte ${byte} (${JSON.stringify(String.fromCharCode(BYTE_TO_CHAR[byte]!))}); only complete byte-level vocabularies are implemented`,
-      );
-    }
-    model.byteIds[byte] = id;
-  }
-  const { starts, ends } = raw.merges;
-  for (let rank = 0; rank < mergeCount; rank++) {
-    const start = starts[2 * rank]!;
-    const middle = ends[2 * rank]!;
-    const end = ends[2 * rank + 1]!;
-    const leftHash = hashBytes(raw.pool, start, middle);
-    const left = index.find(raw.pool, start, middle, leftHash);
-    const right = index.find(raw.pool, middle, end);
-    const merged = index.find(raw.pool, start, end, hashBytes(raw.pool, middle, end, leftHash));
-    if (left < 0 || right < 0 || merged < 0) {
-      const [from, to] = left < 0 ? [start, middle] : right < 0 ? [middle, end] : [start, end];
-      const token = JSON.stringify(bytesToToken(raw.pool.subarray(from, to)));
-      reader.fail(`merge ${rank} names an unknown token, ${token}`, raw.mergeAt[rank]);
-    }
-    model.left[rank] = left;
-    model.right[rank] = right;
-    model.merged[rank] = merged;
-  }
-  return { model, vocabStrings };
+  });
 }
 
-/** Added tokens that are in the vocabulary too lose their bytes there: only the finder gives them. */
-function takeOutAddedTokens(
-  model: BpeModel,
-  addedTokens: AddedToken[],
-  vocabStrings: Map<number, string>,
+/**
+ * Makes room for added tokens, and takes the bytes from those that are in the vocabulary too: only
+ * the finder may give them, never a merge.
+ */
+export function takeOutAddedTokens(
+  { model, vocabStrings }: ReadModel,
+  addedTokens: readonly AddedToken[],
 ): void {
-  const inVocab = new Map([...vocabStrings].map(([id, string]) => [string, id]));
+  const vocabSize = addedTokens.reduce((size, { id }) => Math.max(size, id + 1), model.vocabSize);
+  if (vocabSize > 4 * (model.vocabSize + addedTokens.length) + 65_536) {
+    throw new Error(
+      `tokenizer.json: the added token with the id ${vocabSize - 1} is far past the vocabulary`,
+    );
+  }
+  model.vocabSize = vocabSize;
+  model.starts = resize(model.starts, vocabSize);
+  model.lengths = resize(model.lengths, vocabSize);
+
+  const idOfString = new Map([...vocabStrings].map(([id, string]) => [string, id]));
+  const isAdded = new Uint8Array(vocabSize);
   for (const { id, content } of addedTokens) {
-    const elsewhere = inVocab.get(content);
     const start = model.starts[id]!;
     const entry =
       vocabStrings.get(id) ?? bytesToToken(model.pool.subarray(start, start + model.lengths[id]!));
-    if ((entry !== "" && entry !== content) || (elsewhere !== undefined && elsewhere !== id)) {
+    const elsewhere = idOfString.get(content) ?? id;
+    if ((entry !== "" && entry !== content) || elsewhere !== id) {
+      const says = elsewhere !== id ? elsewhere : `that is ${JSON.stringify(entry)}`;
       throw new Error(
-        `tokenizer.json: the added token ${JSON.stringify(content)} has the id ${id}, but the vocabulary says ${entry !== "" ? `that is ${JSON.stringify(entry)}` : elsewhere}`,
+        `tokenizer.json: the added token ${JSON.stringify(content)} has the id ${id}, but the vocabulary says ${says}`,
       );
     }
     if (entry !== "") vocabStrings.set(id, entry);
     model.lengths[id] = 0;
+    isAdded[id] = 1;
   }
+  for (const ids of [model.byteIds, model.merges]) {
+    const at = ids.findIndex((id) => isAdded[id] === 1);
+    if (at < 0) continue;
+    const content = addedTokens.find(({ id }) => id === ids[at])?.content;
+    const what = ids === model.byteIds ? `byte ${at}` : `merge ${Math.floor(at / 3)}`;
+    throw new Error(
+      `tokenizer.json: ${what} gives the added token ${JSON.stringify(content)}; ordinary text must not`,
+    );
+  }
+}
+
+function resize<T extends Uint8Array | Uint16Array | Uint32Array>(array: T, length: number): T {
+  if (length === array.length) return array;
+  const grown = new (array.constructor as new (length: number) => T)(length);
+  grown.set(array);
+  return grown;
 }
 
 const isUnset = (value: unknown): boolean => value === undefined || value === null || value === "";

@@ -24,17 +24,6 @@ export type SpecialRole = keyof typeof SPECIAL_TOKENS;
 
 export const SPECIAL_ROLES: readonly SpecialRole[] = Object.keys(SPECIAL_TOKENS) as SpecialRole[];
 
-/**
- * The roles whose tokens a skipping decoder leaves out; DeepSeek marks the others as visible, so
- * that whoever reads the output finds turns and tool calls in it.
- */
-const HIDDEN: ReadonlySet<SpecialRole> = new Set(["bos", "eos", "pad", "eot"]);
-
-/** Whether DeepSeek's file flags the role's token `special`. */
-export function isHidden(role: SpecialRole): boolean {
-  return HIDDEN.has(role);
-}
-
 /** Id of each role's token; undefined where the vocabulary has none. */
 export type SpecialIds = { readonly [role in SpecialRole]?: number };
 

@@ -73,47 +73,34 @@ const RUNS =
 
 const CLASS_LETTERS = "OLMSWRN";
 
-/** Class of each code point from U+0000 to U+10FFFF, in pages of 256 that share their storage. */
-function buildTable(): { pageOf: Uint16Array; pages: Uint8Array } {
-  const flat = new Uint8Array(0x110000);
+/** Above this, only variation selectors (E0100-E01EF, marks) have a class. */
+const TABLE_END = 0x40000;
+
+const CLASSES: Uint8Array = /* @__PURE__ */ buildTable();
+
+function buildTable(): Uint8Array {
+  const classes = new Uint8Array(TABLE_END);
   let at = 0;
   for (const [, length, letter] of RUNS.matchAll(/([0-9a-z]*)([A-Z])/g)) {
     const end = at + (length ? Number.parseInt(length, 36) : 1);
-    flat.fill(CLASS_LETTERS.indexOf(letter!), at, end);
+    classes.fill(CLASS_LETTERS.indexOf(letter!), at, end);
     at = end;
   }
-  for (let c = 0x3040; c <= 0x30ff; c++) flat[c]! |= CJK;
-  for (let c = 0x4e00; c <= 0x9fa5; c++) flat[c]! |= CJK;
-
-  const pageOf = new Uint16Array(0x1100);
-  const pages: Uint8Array[] = [];
-  const known = new Map<string, number>();
-  for (let page = 0; page < pageOf.length; page++) {
-    const content = flat.subarray(page << 8, (page + 1) << 8);
-    const key = String.fromCharCode(...content);
-    let index = known.get(key);
-    if (index === undefined) {
-      index = pages.push(content) - 1;
-      known.set(key, index);
-    }
-    pageOf[page] = index << 8;
-  }
-  const packed = new Uint8Array(pages.length << 8);
-  for (const [i, page] of pages.entries()) packed.set(page, i << 8);
-  return { pageOf, pages: packed };
+  for (let c = 0x3040; c <= 0x30ff; c++) classes[c]! |= CJK;
+  for (let c = 0x4e00; c <= 0x9fa5; c++) classes[c]! |= CJK;
+  return classes;
 }
-
-const { pageOf, pages } = /* @__PURE__ */ buildTable();
 
 /** Class of a code point. */
 export function classOfCodePoint(codePoint: number): number {
-  return pages[pageOf[codePoint >> 8]! + (codePoint & 0xff)]!;
+  if (codePoint < TABLE_END) return CLASSES[codePoint]!;
+  return codePoint >= 0xe0100 && codePoint <= 0xe01ef ? MARK : OTHER;
 }
 
 /** Class of the character whose UTF-8 starts at `bytes[i]`; the bytes must be valid. */
 export function classAt(bytes: Uint8Array, i: number): number {
   const lead = bytes[i]!;
-  if (lead < 0x80) return pages[lead]!; // U+0000 is in the first page
+  if (lead < 0x80) return CLASSES[lead]!;
   if (lead < 0xe0) return classOfCodePoint(((lead & 0x1f) << 6) | (bytes[i + 1]! & 0x3f));
   const tail = ((bytes[i + 1]! & 0x3f) << 6) | (bytes[i + 2]! & 0x3f);
   if (lead < 0xf0) return classOfCodePoint(((lead & 0x0f) << 12) | tail);

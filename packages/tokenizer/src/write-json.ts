@@ -22,8 +22,8 @@ export function writeTokenizerJson(data: TokenizerData): Record<string, unknown>
     });
   }
   const merges: [string, string][] = [];
-  for (let rank = 0; rank < model.left.length; rank++) {
-    merges.push([strings[model.left[rank]!]!, strings[model.right[rank]!]!]);
+  for (let i = 0; i < model.merges.length; i += 3) {
+    merges.push([strings[model.merges[i]!]!, strings[model.merges[i + 1]!]!]);
   }
   return {
     version: "1.0",

