@@ -23,12 +23,15 @@ export function readChangeset(text: string, known: readonly string[]): string[] 
   });
 }
 
-/** A clone of a single commit has no `main` to compare with; then only the files are checked. */
-function baseline(root: string): string {
-  const exists = (ref: string) =>
-    spawnSync("git", ["rev-parse", "--verify", "--quiet", `${ref}^{commit}`], { cwd: root })
-      .status === 0;
-  return ["main", "origin/main"].find(exists) ?? "HEAD";
+/** The branch to compare with; undefined on that branch itself, and in a clone that has no `main`. */
+function baseline(root: string): string | undefined {
+  const commit = (ref: string): string =>
+    spawnSync("git", ["rev-parse", "--verify", "--quiet", `${ref}^{commit}`], {
+      cwd: root,
+      encoding: "utf8",
+    }).stdout.trim();
+  const base = ["main", "origin/main"].find((ref) => commit(ref) !== "");
+  return base && commit(base) !== commit("HEAD") ? base : undefined;
 }
 
 if (import.meta.main) {
@@ -57,9 +60,10 @@ if (import.meta.main) {
     }
   }
   for (const complaint of complaints) console.error(complaint);
-  const { status } = spawnSync("changeset", ["status", "--since", baseline(root)], {
-    cwd: root,
-    stdio: "inherit",
-  });
+  const base = baseline(root);
+  const status = base
+    ? spawnSync("changeset", ["status", "--since", base], { cwd: root, stdio: "inherit" }).status
+    : 0;
+  console.log(`${announced.size} of ${published.length} published packages have a changeset`);
   process.exitCode = complaints.length > 0 ? 1 : (status ?? 1);
 }
