@@ -1,6 +1,7 @@
 /** The backend itself: buffers, the shared scratch arena, executables. */
-import type { Backend, DeviceBuffer, Executable, MemoryStats, Program } from "./contract.ts";
+
 import { defaultCacheFolder, KernelCompiler, NvrtcThreads } from "./compiler.ts";
+import type { Backend, DeviceBuffer, Executable, MemoryStats, Program } from "./contract.ts";
 import type { Device } from "./device.ts";
 import { CudaDevice, deviceCount } from "./driver.ts";
 import { CudaExecutable } from "./executable.ts";
@@ -119,7 +120,7 @@ export class CudaBackend implements Backend {
       scratch: (bytes, name) => this.#scratchOf(bytes, name),
       address: (buffer) => this.#address(buffer),
       forget: (e) => this.#executables.delete(e),
-      stepwise: process.env["DSV3_CUDA_SYNC"] === "1",
+      stepwise: process.env.DSV3_CUDA_SYNC === "1",
     });
     this.#executables.add(executable);
     return executable;

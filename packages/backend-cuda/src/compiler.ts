@@ -128,7 +128,9 @@ export class KernelCompiler {
     });
     const units = makeUnits(missing, this.#units.parallelism);
     const cubins = units.length > 0 ? this.#units.compile(units) : [];
-    units.forEach((unit, i) => this.#remember(unit.keys, cubins[i] as Uint8Array));
+    units.forEach((unit, i) => {
+      this.#remember(unit.keys, cubins[i] as Uint8Array);
+    });
     this.#compiled += missing.size;
     return keys.map((key) => this.#find(key) as CompiledSource);
   }
@@ -235,5 +237,5 @@ function writeWhole(path: string, data: Uint8Array): void {
 
 /** $XDG_CACHE_HOME/dsv3/cuda, or ~/.cache/dsv3/cuda. */
 export function defaultCacheFolder(): string {
-  return join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "dsv3", "cuda");
+  return join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "dsv3", "cuda");
 }

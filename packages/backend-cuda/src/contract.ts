@@ -32,4 +32,4 @@ export type {
   UnaryOp,
 } from "@dsv3/tensor";
 export { computeType } from "@dsv3/tensor";
-export { type DType, dtypeBytes, isFloat } from "@dsv3/tensor/dtype";
+export { type DType, dtypeBytes, fromF32, isFloat, toF32 } from "@dsv3/tensor/dtype";

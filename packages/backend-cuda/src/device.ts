@@ -65,10 +65,7 @@ export class CudaError extends Error {
 }
 
 /** Address that an operand, slot argument or workspace argument stands for. */
-export function resolve(
-  at: Place,
-  bindings: Bindings,
-): number {
+export function resolve(at: Place, bindings: Bindings): number {
   if ("workspace" in at) return bindings.workspace + at.workspace;
   const address = bindings.slots[at.slot];
   if (address === undefined)

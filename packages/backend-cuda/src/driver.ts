@@ -145,7 +145,7 @@ export class CudaDevice implements Device {
     if (ordinal >= count) {
       throw new CudaUnavailableError(
         `device ${ordinal} was asked for, but the driver sees ${count} (CUDA_VISIBLE_DEVICES is ` +
-          `${process.env["CUDA_VISIBLE_DEVICES"] ?? "not set"}); ${NO_DRIVER}`,
+          `${process.env.CUDA_VISIBLE_DEVICES ?? "not set"}); ${NO_DRIVER}`,
       );
     }
     const device = this.#out((out) => call.cuDeviceGet(out, ordinal), "cuDeviceGet");

@@ -4,9 +4,17 @@
  * then on a run is one graph launch. Parameters are donated and come back at the same addresses, so a
  * training or decoding loop settles on one or a few graphs.
  */
-import type { DeviceBuffer, Executable, KernelTime, Program, Step } from "./contract.ts";
+
 import type { KernelCompiler } from "./compiler.ts";
-import { type Bindings, CudaError, type Device, type Graph, type PreparedGemm, resolve } from "./device.ts";
+import type { DeviceBuffer, Executable, KernelTime, Program, Step } from "./contract.ts";
+import {
+  type Bindings,
+  CudaError,
+  type Device,
+  type Graph,
+  type PreparedGemm,
+  resolve,
+} from "./device.ts";
 import type { Action, Lowered } from "./kernel.ts";
 import { lower } from "./kernels/index.ts";
 
@@ -48,7 +56,9 @@ export class CudaExecutable implements Executable {
   constructor(program: Program, host: Host) {
     this.#program = program;
     this.#host = host;
-    const lowered = program.steps.map((step) => this.#named(step, () => lower(step.kernel, host.device.info)));
+    const lowered = program.steps.map((step) =>
+      this.#named(step, () => lower(step.kernel, host.device.info)),
+    );
     this.#workspaceOffset = Math.ceil(program.scratchBytes / ALIGN) * ALIGN;
     this.#scratchBytes =
       this.#workspaceOffset + Math.max(0, ...lowered.map((l) => l.workspace ?? 0));
@@ -154,10 +164,13 @@ export class CudaExecutable implements Executable {
       const functionOf = (action: Extract<Action, { entry: string }>): number => {
         let fn = functions.get(action.entry);
         if (fn === undefined) {
-          if (module === undefined || code === undefined) throw new Error(`no source has ${action.entry}`);
+          if (module === undefined || code === undefined)
+            throw new Error(`no source has ${action.entry}`);
           const shared = Math.max(
             0,
-            ...kernel.launches.map((a) => ("entry" in a && a.entry === action.entry ? (a.shared ?? 0) : 0)),
+            ...kernel.launches.map((a) =>
+              "entry" in a && a.entry === action.entry ? (a.shared ?? 0) : 0,
+            ),
           );
           fn = device.getFunction(module, code.prefix + action.entry, shared);
           functions.set(action.entry, fn);

@@ -88,7 +88,9 @@ export interface Launch {
 }
 
 /** Where memory begins: in a slot's buffer or in the step's workspace. */
-export type Place = { readonly slot: number; readonly offset?: number } | { readonly workspace: number };
+export type Place =
+  | { readonly slot: number; readonly offset?: number }
+  | { readonly workspace: number };
 
 /** A matrix product by cuBLASLt; see cublaslt.ts. */
 export interface GemmCall {

@@ -55,7 +55,7 @@ export function librarySearchPath(world: SearchWorld = realWorld): string[] {
     const root = env[name];
     if (root) toolkit(root);
   }
-  for (const folder of (env["LD_LIBRARY_PATH"] ?? "").split(":")) if (folder) folders.push(folder);
+  for (const folder of (env.LD_LIBRARY_PATH ?? "").split(":")) if (folder) folders.push(folder);
   for (const name of newestFirst(
     world.list("/usr/local").filter((n) => /^cuda(-[\d.]+)?$/.test(n)),
   ))
@@ -71,8 +71,8 @@ export function librarySearchPath(world: SearchWorld = realWorld): string[] {
 /** site-packages folders of the Pythons on PATH, of the active environment, and of the user. */
 function sitePackages(world: SearchWorld): string[] {
   const { env } = world;
-  const prefixes = [env["VIRTUAL_ENV"], env["CONDA_PREFIX"]];
-  for (const bin of (env["PATH"] ?? "").split(":"))
+  const prefixes = [env.VIRTUAL_ENV, env.CONDA_PREFIX];
+  for (const bin of (env.PATH ?? "").split(":"))
     if (bin.endsWith("/bin")) prefixes.push(dirname(bin));
   // Images often keep one environment under /opt: /opt/venv, /opt/torch/.venv.
   for (const name of world.list("/opt")) {

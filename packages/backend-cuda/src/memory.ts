@@ -79,7 +79,8 @@ export class MemoryPool {
 
   free(address: number): void {
     const piece = this.#used.get(address);
-    if (piece === undefined) throw new CudaError(`address ${address} is not allocated, or was freed before`);
+    if (piece === undefined)
+      throw new CudaError(`address ${address} is not allocated, or was freed before`);
     this.#used.delete(address);
     this.#liveBytes -= piece.bytes;
     piece.free = true;
@@ -163,5 +164,7 @@ export class MemoryPool {
 }
 
 function gib(bytes: number): string {
-  return bytes < 1 << 30 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+  return bytes < 1 << 30
+    ? `${(bytes / 2 ** 20).toFixed(1)} MiB`
+    : `${(bytes / 2 ** 30).toFixed(2)} GiB`;
 }

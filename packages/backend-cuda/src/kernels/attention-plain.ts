@@ -5,7 +5,7 @@
  */
 import type { AttentionGradKernel, AttentionKernel, AttentionShape } from "../contract.ts";
 import { dtypeBytes } from "../contract.ts";
-import type { Lowered } from "../kernel.ts";
+import type { Launch, Lowered } from "../kernel.ts";
 import {
   at,
   f32,
@@ -185,7 +185,11 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_statistics(cons
 }
 
 /** The launch of {@link gradStatistics}, into the first 2 · `bytes` of the workspace. */
-export function gradStatisticsLaunch(k: AttentionGradKernel, padded: number, bytes: number) {
+export function gradStatisticsLaunch(
+  k: AttentionGradKernel,
+  padded: number,
+  bytes: number,
+): Launch {
   return {
     entry: "attention_grad_statistics",
     grid: [Math.ceil((k.batch * k.heads * padded) / 8)],
@@ -197,7 +201,7 @@ export function gradStatisticsLaunch(k: AttentionGradKernel, padded: number, byt
       { workspace: 0 },
       { workspace: bytes },
     ],
-  } as const;
+  };
 }
 
 /** Two passes: dq by tiles of queries, dk and dv by tiles of keys; sums in a fixed order. */

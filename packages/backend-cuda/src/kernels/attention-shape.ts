@@ -1,5 +1,5 @@
 /** What every attention kernel shares: which heads read which keys, masks, addresses of rows. */
-import type { AttentionShape, DType, HeadsView } from "../contract.ts";
+import type { AttentionShape, HeadsView } from "../contract.ts";
 import type { Arg } from "../kernel.ts";
 import { constants } from "./hopper.ts";
 
@@ -98,9 +98,4 @@ export function shapeConstants(k: AttentionShape): string {
 export function f32(value: number): string {
   const text = Math.fround(value).toPrecision(9);
   return `${/[.e]/.test(text) ? text : `${text}.0`}f`;
-}
-
-/** Names a workload in messages: "4x4096x128 heads 192/128 bf16". */
-export function describe(k: AttentionShape, dtype: DType): string {
-  return `${k.batch}x${k.queries}x${k.keys} heads ${k.heads}/${k.keyHeads} width ${k.qkWidth}/${k.vWidth} ${dtype}`;
 }

@@ -10,10 +10,10 @@
 import type { GroupedMatmulKernel, MatrixView } from "../contract.ts";
 import { dtypeBytes } from "../contract.ts";
 import type { Arg, DeviceInfo, Lowered } from "../kernel.ts";
-import { constants, hopper, tile } from "./hopper.ts";
+import { constants, hopper } from "./hopper.ts";
 
 const BM = 128;
-const BK = 64;
+const STEP_BYTES = 128; // of the contraction in a stage: 64 bf16 or 128 e4m3
 const BAND = 16; // row tiles that go together, so that they share columns of b in the L2 cache
 
 /** Bounds of run g, kept inside the matrix whatever the offsets say. */
@@ -40,7 +40,23 @@ export function tileWidth(n: number): number {
   return [256, 192, 128, 64].reduce((best, width) => (cost(width) < cost(best) ? width : best));
 }
 
-/** Takes bf16 operands with bf16 or f32 output on Hopper; undefined for anything else. */
+/** Scales as DeepSeek-V3 has them: 1 × 128 for a, 128 × 128 for b, both e4m3 and contiguous along k. */
+function blockScaled({ form, a, b }: GroupedMatmulKernel): boolean {
+  return (
+    form === "rows" &&
+    a.dtype === "f8e4m3" &&
+    b.dtype === "f8e4m3" &&
+    b.row === 1 &&
+    [a.offset, a.row, b.offset, b.col, ...b.batch].every((s) => s % 16 === 0) &&
+    a.scale?.block.join() === "1,128" &&
+    b.scale?.block.join() === "128,128"
+  );
+}
+
+/**
+ * Takes bf16 operands, or e4m3 with block scales in "rows" form, with bf16 or f32 output on Hopper;
+ * undefined for anything else.
+ */
 export function hopperGroupedMatmul(
   k: GroupedMatmulKernel,
   device: DeviceInfo,
@@ -50,16 +66,21 @@ export function hopperGroupedMatmul(
   const { a, b, out } = k;
   if (device.computeCapability !== 90 || (out.dtype !== "bf16" && out.dtype !== "f32"))
     return undefined;
-  if (a.col !== 1 || !copyable(a, a.row) || k.k % 8 !== 0 || k.n % 8 !== 0) return undefined;
-  if ((transposedB ? b.row : b.col) !== 1 || !copyable(b, transposedB ? b.col : b.row))
+  const f8 = blockScaled(k);
+  if (a.col !== 1 || k.k % (f8 ? 16 : 8) !== 0 || k.n % 8 !== 0 || out.offset !== 0)
     return undefined;
-  if (out.offset !== 0) return undefined;
+  if (!f8) {
+    if ((transposedB ? b.row : b.col) !== 1) return undefined;
+    if (!copyable(a, a.row) || !copyable(b, transposedB ? b.col : b.row)) return undefined;
+  }
 
-  const bn = tileWidth(k.n);
-  const aTile = rowsForm ? tile(BM, BK) : tile(BK, BM);
-  const bTile = transposedB ? tile(bn, BK) : tile(BK, bn);
+  // 8-bit sums are kept twice, so the tile is half as wide: one block of scales.
+  const bn = f8 ? 128 : tileWidth(k.n);
+  const bytes = f8 ? 1 : 2;
+  const bk = STEP_BYTES / bytes;
+  const aBytes = BM * STEP_BYTES;
   const table = (2 * k.groups + 2) * 4;
-  const stageBytes = aTile.bytes + bTile.bytes;
+  const stageBytes = aBytes + bn * STEP_BYTES;
   const stages = Math.min(6, Math.floor((device.sharedPerBlock - 128 - table) / stageBytes));
   if (stages < 2) return undefined;
   const shared = stages * stageBytes + 128 + table;
@@ -100,7 +121,11 @@ export function hopperGroupedMatmul(
             ${
               transposedB
                 ? "copy_box(stage + B_AT, &b_map, step * BK, at.column, at.group, ring.full());"
-                : panels(bn / 64, (p) => `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, step * BK, at.group, ring.full());`)
+                : panels(
+                    bn / 64,
+                    (p) =>
+                      `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, step * BK, at.group, ring.full());`,
+                  )
             }`
     : `${panels(BM / 64, (p) => `copy_box(stage + ${p} * (BK * 128), &a_map, at.row + ${p} * 64, r0, ring.full());`)}
             ${panels(bn / 64, (p) => `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, r0, ring.full());`)}`;
@@ -124,27 +149,62 @@ export function hopperGroupedMatmul(
           }`;
   const aMap = {
     slot: a.slot,
-    offset: a.offset * 2,
+    offset: a.offset * bytes,
     dtype: a.dtype,
     dims: [k.k, k.rows],
-    strides: [a.row * 2],
-    box: rowsForm ? [BK, BM] : [64, BK],
+    strides: [a.row * bytes],
+    box: rowsForm ? [bk, BM] : [64, bk],
     swizzle: 128,
   } as const;
   const bMap = {
     slot: b.slot,
-    offset: b.offset * 2,
+    offset: b.offset * bytes,
     dtype: b.dtype,
     dims: rowsForm ? [...(transposedB ? [k.k, k.n] : [k.n, k.k]), k.groups] : [k.n, k.rows],
     strides: rowsForm
-      ? [(transposedB ? b.col : b.row) * 2, (groupStride || k.k * k.n) * 2]
-      : [b.row * 2],
-    box: rowsForm ? (transposedB ? [BK, bn, 1] : [64, BK, 1]) : [64, BK],
+      ? [(transposedB ? b.col : b.row) * bytes, (groupStride || k.k * k.n) * bytes]
+      : [b.row * bytes],
+    box: rowsForm ? (transposedB ? [bk, bn, 1] : [64, bk, 1]) : [64, bk],
     swizzle: 128,
   } as const;
-  const source = `${hopper([bn])}${constants({
+  const aDesc = rowsForm
+    ? "k_major<64>(stage + part * (64 * 128))"
+    : "mn_major<64, BK>(stage + part * (BK * 128))";
+  const bDesc = `${transposedB ? "k_major<64>" : "mn_major<64, BK>"}(stage + B_AT)`;
+  const aStep = rowsForm ? "k_step<64, BM>" : "mn_step<64>";
+  const bStep = transposedB ? "k_step<64, BN>" : "mn_step<64>";
+  const multiply = `const u64 a_desc = ${aDesc}, b_desc = ${bDesc};
+        pin(sum);
+        wgmma_begin();
+        #pragma unroll
+        for (int i = 0; i < BK / 16; ++i)
+          wgmma_ss<${Number(!rowsForm)}, ${Number(!transposedB)}>(sum, a_desc + ${aStep}(i), b_desc + ${bStep}(i), 1);
+        wgmma_commit();
+        wgmma_wait<1>(); // the previous step's
+        if (held_empty && lane == 0) barrier_arrive(held_empty);`;
+  // The tensor cores add 8-bit products in fewer bits than f32 has, so every 128 are added up outside
+  // (DeepSeek-V3, section 3.3.2), which is also where the scales change.
+  const multiplyF8 = `const u64 a_desc = ${aDesc}, b_desc = ${bDesc};
+        f32 product[BN / 2], scale[2];
+        pin(product);
+        wgmma_begin();
+        #pragma unroll
+        for (int i = 0; i < 4; ++i) wgmma_f8(product, a_desc + k_step<64, BM>(i), b_desc + k_step<64, BN>(i), i > 0);
+        wgmma_commit();
+        const f32 scale_b = b_scale[(i64)at.group * ${b.scale?.batch[0] ?? 0} + (i64)step * ${b.scale?.row} + (i64)(at.column / 128) * ${b.scale?.col}];
+        #pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int r = min(at.row + part * 64 + (thread >> 5) * 16 + (lane >> 2) + 8 * h, ROWS - 1);
+          scale[h] = scale_b * a_scale[(i64)r * ${a.scale?.row} + (i64)step * ${a.scale?.col}];
+        }
+        wgmma_wait<0>();
+        pin(product);
+        if (lane == 0) barrier_arrive(ring.empty());
+        #pragma unroll
+        for (int i = 0; i < BN / 2; ++i) sum[i] += product[i] * scale[i >> 1 & 1];`;
+  const source = `${f8 ? hopper([], [bn]) : hopper([bn])}${constants({
     BM,
-    BK,
+    BK: bk,
     BN: bn,
     BAND,
     ROWS: k.rows,
@@ -155,12 +215,12 @@ export function hopperGroupedMatmul(
     M_TILES: Math.ceil(k.k / BM),
     STAGES: stages,
     STAGE_BYTES: stageBytes,
-    B_AT: aTile.bytes,
+    B_AT: aBytes,
     BARS: stages * stageBytes,
   })}${RUNS}
 struct Place { int group, row, column, end, steps; };
-extern "C" __global__ void __launch_bounds__(384, 1) grouped_matmul(const bf16* __restrict__ a, const bf16* __restrict__ b,
-    ${out.dtype}* __restrict__ out, const i32* __restrict__ offsets, const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map) {
+extern "C" __global__ void __launch_bounds__(384, 1) grouped_matmul(const ${a.dtype}* __restrict__ a, const ${b.dtype}* __restrict__ b,
+    ${out.dtype}* __restrict__ out, const i32* __restrict__ offsets, const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map${f8 ? ",\n    const f32* __restrict__ a_scale, const f32* __restrict__ b_scale" : ""}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, warp_group = warpgroup(), lane = threadIdx.x & 31;
@@ -218,17 +278,8 @@ ${find}
       for (int step = 0; step < at.steps; ++step) {
         const u32 stage = shared + ring.stage * STAGE_BYTES;
         ring.wait_full();
-        const u64 a_desc = ${rowsForm ? "k_major<64>(stage + part * 64 * 128)" : "mn_major<64, BK>(stage + part * (BK * 128))"};
-        const u64 b_desc = ${transposedB ? "k_major<64>" : "mn_major<64, BK>"}(stage + B_AT);
-        pin(sum);
-        wgmma_begin();
-        #pragma unroll
-        for (int i = 0; i < BK / 16; ++i)
-          wgmma_ss<${rowsForm ? 0 : 1}, ${transposedB ? 0 : 1}>(sum, a_desc + ${rowsForm ? "k_step<64, BM>" : "mn_step<64>"}(i), b_desc + ${transposedB ? "k_step<64, BN>" : "mn_step<64>"}(i), 1);
-        wgmma_commit();
-        wgmma_wait<1>(); // the previous step's
-        if (held_empty && lane == 0) barrier_arrive(held_empty);
-        held_empty = ring.empty();
+        ${f8 ? multiplyF8 : multiply}
+        ${f8 ? "" : "held_empty = ring.empty();"}
         ring.next();
       }
       wgmma_wait<0>();
@@ -250,7 +301,7 @@ ${find}
         grid: [device.multiprocessors],
         block: [384],
         shared,
-        args: [...matrixArgs(k), { tensorMap: aMap }, { tensorMap: bMap }],
+        args: [...matrixArgs(k), { tensorMap: aMap }, { tensorMap: bMap }, ...scaleArgs(k)],
       },
     ],
   };
@@ -259,6 +310,10 @@ ${find}
 function matrixArgs(k: GroupedMatmulKernel): Arg[] {
   const view = (v: MatrixView): Arg => ({ slot: v.slot, offset: v.offset * dtypeBytes(v.dtype) });
   return [view(k.a), view(k.b), view(k.out), { slot: k.offsets }];
+}
+
+function scaleArgs({ a, b }: GroupedMatmulKernel): Arg[] {
+  return [a, b].flatMap((view) => (view.scale ? [{ slot: view.scale.slot }] : []));
 }
 
 /** Element (r, c) of batch element g as f32 CUDA C++, times its block scale. */
@@ -273,13 +328,10 @@ function element(view: MatrixView, name: string, g: string, r: string, c: string
 /** Any float dtypes, strides and block scales, in f32 on the ordinary cores: 64 × 64 tiles, 4 × 4 a thread. */
 export function plainGroupedMatmul(k: GroupedMatmulKernel): Lowered {
   const rowsForm = k.form === "rows";
-  const scaled = (["a", "b"] as const).flatMap((name) => {
-    const scale = k[name].scale;
-    return scale ? [{ name, slot: scale.slot }] : [];
-  });
+  const scaled = (["a", "b"] as const).filter((name) => k[name].scale !== undefined);
   const source = `${constants({ ROWS: k.rows, GROUPS: k.groups, K: k.k, N: k.n })}${RUNS}
 extern "C" __global__ void __launch_bounds__(256) grouped_matmul_plain(const ${k.a.dtype}* __restrict__ a, const ${k.b.dtype}* __restrict__ b,
-    ${k.out.dtype}* __restrict__ out, const i32* __restrict__ offsets${scaled.map((s) => `, const f32* __restrict__ ${s.name}_scale`).join("")}) {
+    ${k.out.dtype}* __restrict__ out, const i32* __restrict__ offsets${scaled.map((name) => `, const f32* __restrict__ ${name}_scale`).join("")}) {
   __shared__ f32 as[16][65], bs[16][65];
   const int x = threadIdx.x & 15, y = threadIdx.x >> 4;
   ${
@@ -328,7 +380,7 @@ extern "C" __global__ void __launch_bounds__(256) grouped_matmul_plain(const ${k
           ? [columns, Math.ceil(k.rows / 64) + k.groups]
           : [columns, Math.ceil(k.k / 64), k.groups],
         block: [256],
-        args: [...matrixArgs(k), ...scaled.map((s) => ({ slot: s.slot }))],
+        args: [...matrixArgs(k), ...scaleArgs(k)],
       },
     ],
   };

@@ -228,7 +228,24 @@ template <int TB> DEVICE void wgmma_rs(f32 (&d)[${regs}], const u32* a, u64 b, i
 `;
 }
 
+/**
+ * The same for 8-bit floats, both operands in shared memory along the contraction (the only way they
+ * may lie): one step is 32 of the contraction, the same 32 bytes.
+ */
+function instructionF8(n: number): string {
+  const regs = n / 2;
+  const d = list(regs, (i) => `%${i}`);
+  const outs = list(regs, (i) => `"+f"(d[${i}])`);
+  return `
+DEVICE void wgmma_f8(f32 (&d)[${regs}], u64 a, u64 b, int accumulate) {
+  asm volatile("{\\n.reg .pred p;\\nsetp.ne.b32 p, %${regs + 2}, 0;\\nwgmma.mma_async.sync.aligned.m64n${n}k32.f32.e4m3.e4m3 {${d}}, %${regs}, %${regs + 1}, p, 1, 1;\\n}\\n"
+    : ${outs} : "l"(a), "l"(b), "r"(accumulate));
+}
+`;
+}
+
 /** Everything above, with matrix instructions for the given accumulator widths. */
-export function hopper(widths: readonly number[]): string {
-  return COPIES + DESCRIPTORS + ACCUMULATORS + [...new Set(widths)].map(instruction).join("");
+export function hopper(widths: readonly number[], widthsF8: readonly number[] = []): string {
+  const instructions = [...new Set(widths)].map(instruction).concat(widthsF8.map(instructionF8));
+  return COPIES + DESCRIPTORS + ACCUMULATORS + instructions.join("");
 }

@@ -2,7 +2,9 @@
 import type { Kernel } from "../contract.ts";
 import type { DeviceInfo, Lower, Lowered } from "../kernel.ts";
 import { lowerLoop } from "../loops/lower.ts";
+import { attentionGradLowerings, attentionLowerings } from "./attention.ts";
 import { lowerCountingSort } from "./counting-sort.ts";
+import { hopperGroupedMatmul, plainGroupedMatmul } from "./grouped-matmul.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { lowerCumsum } from "./scan.ts";
 import { lowerScatter } from "./scatter.ts";
@@ -16,6 +18,9 @@ type Lowerings = {
 const LOWERINGS: Lowerings = {
   loop: [(kernel, device) => lowerLoop(kernel, device)],
   matmul: [lowerMatmul],
+  groupedMatmul: [hopperGroupedMatmul, plainGroupedMatmul],
+  attention: attentionLowerings,
+  attentionGrad: attentionGradLowerings,
   topK: [lowerTopK],
   countingSort: [lowerCountingSort],
   cumsum: [lowerCumsum],

@@ -11,15 +11,7 @@ import {
   type MatmulKernel,
   type MatrixView,
 } from "../contract.ts";
-import {
-  type Action,
-  type DeviceInfo,
-  type Gemm,
-  type GemmOperand,
-  type Lower,
-  type Lowered,
-  type Place,
-} from "../kernel.ts";
+import type { Action, DeviceInfo, Gemm, GemmOperand, Lower, Lowered, Place } from "../kernel.ts";
 import { type Element, elementwise } from "../loops/elementwise.ts";
 
 /** Most products that one kernel may be split into when its batch axes don't fit one stride. */
@@ -48,7 +40,11 @@ export const lowerMatmul: Lower<MatmulKernel> = (original, device) => {
   const results: readonly DType[] = dtype === "f32" ? ["f32"] : [dtype, "f32"];
   const direct = results.includes(out.dtype);
   const fused =
-    direct && add !== undefined && add.dtype === out.dtype && add.col === 1 && (add.row >= n || m === 1);
+    direct &&
+    add !== undefined &&
+    add.dtype === out.dtype &&
+    add.col === 1 &&
+    (add.row >= n || m === 1);
   const later = add !== undefined && !fused;
   const d = direct && !later ? out : work.temporary(batch, m, n, "f32");
   work.products(batch, m, n, k, a, b, fused ? add : undefined, d, scales);
@@ -97,8 +93,10 @@ function productType({ a, b }: MatmulKernel): DType | "f8" | undefined {
   if (integer(a) && integer(b)) return undefined;
   const isF8 = (view: MatrixView) => view.dtype === "f8e4m3" || view.dtype === "f8e5m2";
   if (isF8(a) && isF8(b)) return "f8";
-  const half = (view: MatrixView) => (view.dtype === "bf16" || view.dtype === "f16" ? view.dtype : undefined);
-  const narrow = (view: MatrixView) => isF8(view) || (view.dtype === "i8" && view.scale !== undefined);
+  const half = (view: MatrixView) =>
+    view.dtype === "bf16" || view.dtype === "f16" ? view.dtype : undefined;
+  const narrow = (view: MatrixView) =>
+    isF8(view) || (view.dtype === "i8" && view.scale !== undefined);
   const [ha, hb] = [half(a), half(b)];
   if (ha !== undefined && (hb === ha || narrow(b))) return ha;
   if (hb !== undefined && narrow(a)) return hb;
@@ -187,7 +185,9 @@ class Workspace {
 
   /** A contiguous matrix (or a batch of them) in the workspace. */
   temporary(batch: readonly number[], rows: number, columns: number, dtype: DType): MatrixView {
-    const place = this.#reserve(batch.reduce((a, b) => a * b, 1) * rows * columns * dtypeBytes(dtype));
+    const place = this.#reserve(
+      batch.reduce((a, b) => a * b, 1) * rows * columns * dtypeBytes(dtype),
+    );
     let stride = rows * columns;
     const strides = batch.map(() => 0);
     for (let i = batch.length - 1; i >= 0; i--) {
@@ -215,7 +215,9 @@ class Workspace {
     const lowered = elementwise(shape, sum, out, this.#device, `part${this.#sources.length}_`);
     this.#sources.push(lowered.source);
     for (const launch of lowered.launches) {
-      const args = launch.args.map((arg) => ("slot" in arg ? this.place(arg.slot, arg.offset ?? 0) : arg));
+      const args = launch.args.map((arg) =>
+        "slot" in arg ? this.place(arg.slot, arg.offset ?? 0) : arg,
+      );
       this.#actions.push({ ...launch, args });
     }
   }
@@ -233,7 +235,9 @@ class Workspace {
     // An operand of one row or column that steps through memory is as good as a transposed one.
     if (view.dtype === dtype && view.scale === undefined && (straight || transposed)) return view;
     // Axes that only repeat are not written out.
-    const kept = batch.map((size, i) => (view.batch[i] === 0 && scaleStride(view, i) === 0 ? 1 : size));
+    const kept = batch.map((size, i) =>
+      view.batch[i] === 0 && scaleStride(view, i) === 0 ? 1 : size,
+    );
     const copy = this.temporary(kept, rows, columns, dtype);
     const strides = copy.batch.map((s, i) => (kept[i] === 1 ? 0 : s));
     this.element([...kept, rows, columns], whole(view), element(copy));
@@ -258,7 +262,9 @@ class Workspace {
     while (from > 0) {
       const next = from - 1;
       const fits = views.every(
-        (v) => from === batch.length || v.batch[next] === (v.batch[from] as number) * (batch[from] as number),
+        (v) =>
+          from === batch.length ||
+          v.batch[next] === (v.batch[from] as number) * (batch[from] as number),
       );
       if (!fits) break;
       size *= batch[next] as number;
@@ -273,7 +279,9 @@ class Workspace {
       );
     }
     const scaleOf = (view: MatrixView, mode: "vec128" | "blk128" | undefined, along: boolean) =>
-      mode === undefined ? undefined : this.#scales(view, mode, along ? k : k, view === a ? m : n, view === a);
+      mode === undefined
+        ? undefined
+        : this.#scales(view, mode, along ? k : k, view === a ? m : n, view === a);
     const scaleA = scaleOf(a, scales?.a, true);
     const scaleB = scaleOf(b, scales?.b, false);
     for (let p = 0; p < products; p++) {
@@ -367,11 +375,19 @@ function lowerIntegerMatmul({ batch, m, n, k, a, b, out, add }: MatmulKernel): L
       divisor /= size;
       return `(i64)(z / ${divisor}u % ${size}u) * ${view.batch[i]}`;
     });
-    return [String(view.offset), ...parts, `(i64)${row} * ${view.row}`, `(i64)${col} * ${view.col}`].join(" + ");
+    return [
+      String(view.offset),
+      ...parts,
+      `(i64)${row} * ${view.row}`,
+      `(i64)${col} * ${view.col}`,
+    ].join(" + ");
   };
   const type = (view: MatrixView) => (view.dtype === "bool" ? "u8" : view.dtype);
   const float = isFloat(out.dtype);
-  const plus = add === undefined ? "" : ` + ${isFloat(add.dtype) ? "to_f32" : "(i32)"}(add[${at(add, "r", "c")}])`;
+  const plus =
+    add === undefined
+      ? ""
+      : ` + ${isFloat(add.dtype) ? "to_f32" : "(i32)"}(add[${at(add, "r", "c")}])`;
   const views = [a, b, out, ...(add ? [add] : [])];
   return {
     source: `extern "C" __global__ void integer_matmul(${[

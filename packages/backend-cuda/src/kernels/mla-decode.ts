@@ -192,41 +192,28 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
     const auto visible = [&](int i) {
       return j * BN + (i >> 2) * 8 + (lane & 3) * 2 + (i & 1) < limit[i >> 1 & 1];
     };
-    const auto softmax = [&]() {
-      if (j >= unmasked) online_softmax<true>(s, m, l, alpha, visible);
-      else online_softmax<false>(s, m, l, alpha, visible);
-    };
-
-    if (from < to) {
-      wait_tile(q_full, 0);
+    u32 held_empty = 0; // the stage that the running product with v still reads
+    if (from < to) wait_tile(q_full, 0);
+    for (; j >= from; --j) {
       ring.wait_full();
       scores(ring.stage);
+      wgmma_wait<1>();
+      if (held_empty && lane == 0) barrier_arrive(held_empty);
       wgmma_wait<0>();
       pin(s);
-      softmax();
-      to_operand(s, p);
-      for (--j; j >= from; --j) {
-        const int held = ring.stage;
-        const u32 held_empty = ring.empty();
-        ring.next();
-        ring.wait_full();
-        scores(ring.stage);
-        values(held);
-        wgmma_wait<1>();
-        pin(s);
-        softmax();
-        wgmma_wait<0>();
-        pin(o);
-        pin(p);
-        if (lane == 0) barrier_arrive(held_empty);
-        #pragma unroll
-        for (int i = 0; i < HALF / 2; ++i) o[i] *= alpha[i >> 1 & 1];
-        to_operand(s, p);
-      }
-      values(ring.stage);
-      wgmma_wait<0>();
       pin(o);
+      pin(p);
+      if (j >= unmasked) online_softmax<true>(s, m, l, alpha, visible);
+      else online_softmax<false>(s, m, l, alpha, visible);
+      #pragma unroll
+      for (int i = 0; i < HALF / 2; ++i) o[i] *= alpha[i >> 1 & 1];
+      to_operand(s, p);
+      values(ring.stage);
+      held_empty = ring.empty();
+      ring.next();
     }
+    wgmma_wait<0>();
+    pin(o);
     f32 factor[2];
     #pragma unroll
     for (int i = 0; i < 2; ++i) {

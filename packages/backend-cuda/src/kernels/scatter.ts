@@ -4,7 +4,7 @@
  * stable counting sort of one or two digits of the index.
  */
 import { dtypeBytes, type ScatterKernel } from "../contract.ts";
-import { type Action, type Arg, type DeviceInfo, type Launch, type Lower, type Lowered } from "../kernel.ts";
+import type { Action, Arg, DeviceInfo, Launch, Lower, Lowered } from "../kernel.ts";
 import { storageType } from "../loops/scalar.ts";
 import { sortSource } from "./counting-sort.ts";
 
@@ -88,7 +88,7 @@ function many(kernel: ScatterKernel, device: DeviceInfo): Lowered {
     { workspace: 0 },
     { workspace: 2 * bytes },
   ];
-  const sorts: (Lowered<Launch>)[] = [
+  const sorts: Lowered<Launch>[] = [
     sortSource(
       {
         n: rows,
@@ -118,7 +118,10 @@ function many(kernel: ScatterKernel, device: DeviceInfo): Lowered {
       args(0, bytes),
       2 * bytes,
     );
-    sorts.push({ ...second, source: second.source.replaceAll("key_of(ids, i)", "key_of(ids, (u32)rank[i])") });
+    sorts.push({
+      ...second,
+      source: second.source.replaceAll("key_of(ids, i)", "key_of(ids, (u32)rank[i])"),
+    });
   }
   const sorted = high > 1 ? bytes : 0;
   const add = mode === "add";

@@ -168,7 +168,13 @@ export class Body {
         if (run.stride === 0 || run.size === 1) continue;
         const isInner = space !== outer;
         const key = `${space.counter}_${run.after}_${run.size}`;
-        const at = this.#define(key, isInner, false, integer, () => `(${integer})(${position(run, space)})`);
+        const at = this.#define(
+          key,
+          isInner,
+          false,
+          integer,
+          () => `(${integer})(${position(run, space)})`,
+        );
         parts.push(run.stride === 1 ? at : `${at} * ${run.stride}`);
       }
     }
@@ -179,7 +185,9 @@ export class Body {
     for (const term of index.terms) {
       // Indices read from memory may be wrong; they must not reach another buffer's memory.
       const value = this.value(term.expr);
-      const safe = hasLoad(term.expr) ? `min((u32)${value}, ${Math.max(0, term.limit - 1)}u)` : value;
+      const safe = hasLoad(term.expr)
+        ? `min((u32)${value}, ${Math.max(0, term.limit - 1)}u)`
+        : value;
       parts.push(`(${integer})${safe}${term.stride === 1 ? "" : ` * ${term.stride}`}`);
     }
     return parts.length === 0 ? "0" : parts.join(" + ");

@@ -35,7 +35,11 @@ export function elementwise(
       strides.push(block === 1 ? stride : 0);
       if (block === 1 || stride === 0 || size <= block) return;
       const variable = shape.map((_, u) => (u === v ? 1 : 0));
-      const value = make({ op: "index", type: "i32", index: { offset: 0, strides: variable, terms: [] } });
+      const value = make({
+        op: "index",
+        type: "i32",
+        index: { offset: 0, strides: variable, terms: [] },
+      });
       const divisor = make({ op: "const", type: "i32", value: block });
       const expr = make({ op: "div", type: "i32", args: [value, divisor] });
       parts.push({ stride, expr, limit: Math.ceil(size / block) });

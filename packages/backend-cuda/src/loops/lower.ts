@@ -42,7 +42,7 @@ export function lowerLoop(
     entries.push(entry);
     launches.push(entry.write(stages));
   };
-  kernel.stages.forEach((stage, s) => {
+  kernel.stages.forEach((_stage, s) => {
     if (plan.inner[s] === undefined) {
       roles.push("whole");
       return;
@@ -90,7 +90,9 @@ class Entry {
     const counter = lanes === "outer" && width > 1 ? `* ${width}u` : "";
     if (lanes === "outer") {
       lines.push(
-        across > 1 ? "const u32 lane = threadIdx.x, row = threadIdx.y;" : "const u32 lane = threadIdx.x, row = 0;",
+        across > 1
+          ? "const u32 lane = threadIdx.x, row = threadIdx.y;"
+          : "const u32 lane = threadIdx.x, row = 0;",
         `const u32 point = blockIdx.x * ${group}u + lane;`,
       );
     } else {
@@ -146,7 +148,8 @@ class Entry {
       const { stores } = body.end(stage);
       if (stores.length > 0) {
         const { lanes, group, across } = this.#plan;
-        const one = lanes === "outer" ? (across > 1 ? " && row == 0" : "") : group > 1 ? " && lane == 0" : "";
+        const one =
+          lanes === "outer" ? (across > 1 ? " && row == 0" : "") : group > 1 ? " && lane == 0" : "";
         body.lines.push(`if (live${one}) {`, ...stores.map((line) => `  ${line}`), "}");
       }
     }
@@ -236,11 +239,18 @@ class Entry {
     for (const r of stage.reduces) {
       const { type } = r.value;
       const value = (x: string) =>
-        type === "f32" ? `__uint_as_float(${x})` : type === "bool" ? `(${x} != 0)` : `(${type})${x}`;
+        type === "f32"
+          ? `__uint_as_float(${x})`
+          : type === "bool"
+            ? `(${x} != 0)`
+            : `(${type})${x}`;
       const from = `partial[(${r.acc}u * ${pieces}u + s) * ${outer.total}u + o${each ? " + j" : ""}]`;
       const a = `a${r.acc}${lanes === "outer" ? j : width > 1 ? "[0]" : ""}`;
       const start = identity(r.op, type);
-      const all = width > 1 ? `UNROLL for (int j = 0; j < ${width}; j++) a${r.acc}[j] = ${start};` : `a${r.acc} = ${start};`;
+      const all =
+        width > 1
+          ? `UNROLL for (int j = 0; j < ${width}; j++) a${r.acc}[j] = ${start};`
+          : `a${r.acc} = ${start};`;
       lines.push(
         `${type} a${r.acc}${array}; ${all}`,
         `for (u32 s = ${lanes === "outer" ? "row" : "lane"}; s < ${pieces}u; s += ${lanes === "outer" ? across : group}u) {`,

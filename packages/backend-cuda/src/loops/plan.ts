@@ -60,11 +60,7 @@ export function indicesOf(stage: Stage): Index[] {
 }
 
 export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
-  const outer = makeSpace(
-    "o",
-    kernel,
-    kernel.vars.map((_, v) => v).slice(0, kernel.outer),
-  );
+  const outer = makeSpace("o", kernel, kernel.vars.map((_, v) => v).slice(0, kernel.outer));
   // A stage that has inner variables is a loop even where their extents are 1 or 0.
   const inner = kernel.stages.map((stage) =>
     stage.inner.length > 0 ? makeSpace("i", kernel, stage.inner) : undefined,

@@ -97,7 +97,11 @@ export function operation(e: Operation, args: readonly string[]): string {
     case "neg":
       return e.type === "f32" ? `-${a}` : wrap(e.type, `0u - (u32)${a}`);
     case "abs":
-      return e.type === "f32" ? `fabsf(${a})` : e.type === "i32" ? wrap("i32", `${a} < 0 ? 0u - (u32)${a} : (u32)${a}`) : a;
+      return e.type === "f32"
+        ? `fabsf(${a})`
+        : e.type === "i32"
+          ? wrap("i32", `${a} < 0 ? 0u - (u32)${a} : (u32)${a}`)
+          : a;
     case "floor":
       return `floorf(${a})`;
     case "ceil":

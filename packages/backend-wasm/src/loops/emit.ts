@@ -8,7 +8,7 @@ import type { LoopKernel, Stage } from "@dsv3/tensor";
 import type { Func } from "../asm.ts";
 import { i32, type Local } from "../asm.ts";
 import type { KernelCode, PhaseArguments, Target } from "../kernel.ts";
-import { Nest } from "./nest.ts";
+import { type Accumulator, Nest } from "./nest.ts";
 import { type Plan, planLoops } from "./plan.ts";
 import { simplify } from "./simplify.ts";
 import { across, combine } from "./values.ts";
@@ -75,7 +75,7 @@ function rowStage(nest: Nest, stage: Stage, order: readonly number[], unroll: nu
     };
     nested(0);
     stage.reduces.forEach((r, i) => {
-      const parts = sums[i] as Local<"v128">[];
+      const parts = nest.finish(sums[i] as Accumulator[]);
       const [first] = parts as [Local<"v128">];
       for (let step = 1; step < copies; step *= 2) {
         for (let j = 0; j + step < copies; j += 2 * step) {
@@ -148,7 +148,7 @@ function columnStage(nest: Nest, stage: Stage): void {
     };
     nested(0);
     stage.reduces.forEach((r, i) => {
-      nest.setAccumulator(r.acc, sums[i] as Local<"v128">[]);
+      nest.setAccumulator(r.acc, nest.finish(sums[i] as Accumulator[]));
     });
   });
 }

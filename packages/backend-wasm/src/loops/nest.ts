@@ -8,7 +8,7 @@
  */
 import type { ComputeType, Expr, Index, IndexTerm, LoopKernel, Reduce, Stage } from "@dsv3/tensor";
 import { type DType, dtypeBytes } from "@dsv3/tensor/dtype";
-import { type Func, i32, i32x4, type Local, type Value, v128 } from "../asm.ts";
+import { type Func, f32x4, i32, i32x4, type Local, type Value, v128 } from "../asm.ts";
 import { decode, encode, loadCode, loadCodes, scaled, storeCode, storeCodes } from "../convert.ts";
 import type { PhaseArguments, Target } from "../kernel.ts";
 import { operands, stageRoots } from "./simplify.ts";
@@ -29,6 +29,16 @@ interface Pointer {
   readonly offset: number;
   /** Bytes by which one step of the loop's variable moves it. */
   readonly stride: number;
+}
+
+/**
+ * An accumulator for four lanes. The largest or smallest float is sought with the machine's own
+ * instruction, which forgets NaN, and `nan` marks the lanes that have met one: WebAssembly's max is
+ * eight instructions, one after the other.
+ */
+export interface Accumulator {
+  readonly sum: Local<"v128">;
+  readonly nan: Local<"v128"> | undefined;
 }
 
 export class Nest {
@@ -83,8 +93,20 @@ export class Nest {
   }
 
   /** Fresh accumulators of a reduction. */
-  accumulators(r: Reduce, copies: number): Local<"v128">[] {
-    return Array.from({ length: copies }, () => this.f.keep(identity(r.op, r.value.type)));
+  accumulators(r: Reduce, copies: number): Accumulator[] {
+    return Array.from({ length: copies }, () => {
+      const best = this.f.keep(identity(r.op, r.value.type));
+      const extreme = r.op !== "sum" && r.value.type === "f32";
+      return { sum: best, nan: extreme ? this.f.keep(i32x4.const(0)) : undefined };
+    });
+  }
+
+  /** Accumulators as they are when all is added up. */
+  finish(accumulators: readonly Accumulator[]): Local<"v128">[] {
+    return accumulators.map(({ sum, nan }) => {
+      if (nan) this.f.set(sum, v128.or(sum, nan));
+      return sum;
+    });
   }
 
   setAccumulator(acc: number, values: readonly V[]): void {
@@ -169,7 +191,7 @@ export class Nest {
   }
 
   /** One pass of a stage: its reductions and stores for the current vectors. */
-  body(stage: Stage, sums: readonly (readonly Local<"v128">[])[]): void {
+  body(stage: Stage, sums: readonly (readonly Accumulator[])[]): void {
     const { f } = this;
     const overLanes = this.#lanes !== undefined && stage.inner.includes(this.#lanes);
     for (let u = 0; u < this.copies; u++) {
@@ -179,8 +201,14 @@ export class Nest {
           const used = i32x4.const(...[0, 1, 2, 3].map((lane) => (lane < this.#width ? -1 : 0)));
           x = v128.bitselect(x, identity(r.op, r.value.type), used);
         }
-        const sum = sums[i]?.[u] as Local<"v128">;
-        f.set(sum, combine(r.op, r.value.type, sum, x));
+        const { sum, nan } = (sums[i] as Accumulator[])[u] as Accumulator;
+        if (nan) {
+          x = f.keep(x);
+          f.set(nan, v128.or(nan, f32x4.ne(x, x)));
+          f.set(sum, r.op === "max" ? f32x4.pmax(sum, x) : f32x4.pmin(sum, x));
+        } else {
+          f.set(sum, combine(r.op, r.value.type, sum, x));
+        }
       });
       // All values before the first store: it may overwrite what another one was loaded from.
       const codes = stage.stores.map((s) => {
