@@ -46,9 +46,10 @@ export function compileLoop(kernel: LoopKernel): (slots: readonly Slot[]) => voi
 function emit(kernel: LoopKernel): string {
   const lines: string[] = kernel.slots.map((_, s) => `const s${s} = slots[${s}].values;`);
   const loop = (vars: readonly number[], body: () => void) => {
+    lines.push("{"); // also without variables: names are declared inside
     for (const v of vars) lines.push(`for (let v${v} = 0; v${v} < ${kernel.vars[v]}; v${v}++) {`);
     body();
-    for (const _ of vars) lines.push("}");
+    for (const _ of [0, ...vars]) lines.push("}");
   };
   const outer = kernel.vars.map((_, v) => v).slice(0, kernel.outer);
   const names = new Map<Expr, string>();
