@@ -107,9 +107,7 @@ describe("JsonReader", () => {
 
   it("is linear in hostile text", () => {
     for (const text of [`"${"\\n".repeat(2e6)}"`, "1".repeat(4e6), `[${"1,".repeat(1e6)}1]`]) {
-      const start = performance.now();
-      accepts(() => reader(text).skip());
-      expect(performance.now() - start).toBeLessThan(5000);
+      accepts(() => reader(text).skip()); // quadratic time would run into the time limit
     }
   });
 
