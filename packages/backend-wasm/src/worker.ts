@@ -1,6 +1,7 @@
 /**
  * What a worker thread runs, as source text: it must start from TypeScript sources, from a bundle, in
- * Node (evaluated as CommonJS) and in browsers (from a Blob), so it can import nothing.
+ * Node (evaluated as a script or, after `--input-type=module`, as a module) and in browsers (from a
+ * Blob), so it imports nothing.
  *
  * New modules arrive as bytes in shared memory rather than as messages: a worker never has to return
  * to its event loop, and V8, which keeps one compiled copy per process of equal module bytes, does not
@@ -45,8 +46,8 @@ function start({ memory, driver, tableSize, thread, threads }, ready) {
     Atomics.notify(words(), ${CONTROL.installed / 4});
   }
 }
-if (typeof require === "function") {
-  const { parentPort, workerData } = require("node:worker_threads");
+if (typeof process === "object") {
+  const { parentPort, workerData } = process.getBuiltinModule("node:worker_threads");
   start(workerData, () => parentPort.postMessage("ready"));
 } else {
   onmessage = ({ data }) => start(data, () => postMessage("ready"));
