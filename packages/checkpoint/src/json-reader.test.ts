@@ -78,9 +78,16 @@ describe("JsonReader", () => {
           json.skip();
           json.end();
         });
-        expect([text, ours]).toEqual([text, accepts(() => JSON.parse(text))]);
+        // Numbers past float64 are the one thing that JSON.parse takes, as infinities, and we refuse.
+        const theirs = accepts(() => {
+          JSON.parse(text, (_key, value) => {
+            if (Math.abs(value) === Number.POSITIVE_INFINITY) throw new SyntaxError("past float64");
+            return value;
+          });
+        });
+        expect([text, ours]).toEqual([text, theirs]);
       }),
-      { numRuns: 5000, examples: [[["[", "1", ",", "2", "]"]]] },
+      { numRuns: 5000, examples: [[["[", "1", ",", "2", "]"]], [["-1.5e3", "0", "01"]]] },
     );
   });
 

@@ -9,7 +9,16 @@
  */
 import type { AttentionKernel } from "../contract.ts";
 import type { DeviceInfo, Lowered } from "../kernel.ts";
-import { at, copyable, f32, HEAD_MAP, masks, shapeConstants, viewArg } from "./attention-shape.ts";
+import {
+  at,
+  copyable,
+  f32,
+  HEAD_MAP,
+  isEmpty,
+  masks,
+  shapeConstants,
+  viewArg,
+} from "./attention-shape.ts";
 import { constants, hopper, roundUp, type Tile, tile } from "./hopper.ts";
 
 /** Row limits, the visibility of a score, and the online softmax over one tile of scores. */
@@ -71,7 +80,7 @@ function plan(k: AttentionKernel, device: DeviceInfo): Plan | undefined {
 export function flashAttention(k: AttentionKernel, device: DeviceInfo): Lowered | undefined {
   const views = [k.q, k.k, k.v, k.out] as const;
   const widths = [k.qkWidth, k.qkWidth, k.vWidth, k.vWidth] as const;
-  if (device.computeCapability !== 90 || !(k.scale > 0)) return undefined;
+  if (device.computeCapability !== 90 || isEmpty(k) || !(k.scale > 0)) return undefined;
   if (!views.every((view, i) => copyable(view, widths[i] as number))) return undefined;
   const p = plan(k, device);
   if (!p) return undefined;

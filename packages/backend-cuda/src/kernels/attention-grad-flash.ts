@@ -13,7 +13,16 @@
 import type { AttentionGradKernel } from "../contract.ts";
 import type { DeviceInfo, Lowered } from "../kernel.ts";
 import { gradStatistics, gradStatisticsLaunch } from "./attention-plain.ts";
-import { at, copyable, f32, HEAD_MAP, masks, shapeConstants, viewArg } from "./attention-shape.ts";
+import {
+  at,
+  copyable,
+  f32,
+  HEAD_MAP,
+  isEmpty,
+  masks,
+  shapeConstants,
+  viewArg,
+} from "./attention-shape.ts";
 import { constants, hopper, roundUp, tile } from "./hopper.ts";
 
 const OWN = 128; // rows that a block owns
@@ -46,7 +55,14 @@ export function flashAttentionGrad(
 ): Lowered | undefined {
   const wide = [k.q, k.k, k.dq, k.dk].every((view) => copyable(view, k.qkWidth));
   const narrow = [k.v, k.out, k.dout, k.dv].every((view) => copyable(view, k.vWidth));
-  if (device.computeCapability !== 90 || !(k.scale > 0) || k.pages || !wide || !narrow)
+  if (
+    device.computeCapability !== 90 ||
+    isEmpty(k) ||
+    !(k.scale > 0) ||
+    k.pages ||
+    !wide ||
+    !narrow
+  )
     return undefined;
   const ownQk = tile(OWN, k.qkWidth);
   const ownV = tile(OWN, k.vWidth);

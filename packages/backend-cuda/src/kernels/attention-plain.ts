@@ -137,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_plain(const ${k.q.dt
 `;
   return {
     source,
-    launches: [
+    launches: nonEmpty([
       {
         entry: "attention_plain",
         grid: [rowTiles, k.heads / share, k.batch],
@@ -152,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_plain(const ${k.q.dt
           ...mask.args,
         ],
       },
-    ],
+    ]),
   };
 }
 
@@ -299,7 +299,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_kv(${inputs}, $
   return {
     source,
     workspace: 2 * delta,
-    launches: [
+    launches: nonEmpty([
       gradStatisticsLaunch(k, k.queries, delta),
       {
         entry: "attention_grad_q",
@@ -320,8 +320,13 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_kv(${inputs}, $
           ...mask.args,
         ],
       },
-    ],
+    ]),
   };
+}
+
+/** Nothing to launch for an output without elements. */
+function nonEmpty(launches: readonly Launch[]): Launch[] {
+  return launches.filter((launch) => launch.grid.every((n) => n !== 0));
 }
 
 function checkShared(bytes: number, what: string, width: number): void {

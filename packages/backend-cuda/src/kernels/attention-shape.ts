@@ -45,6 +45,11 @@ export interface Masks {
   key(view: HeadsView, b: string, s: string, h: string): string;
 }
 
+/** Is there nothing to read or to write? Then only the plain kernels apply. */
+export function isEmpty(k: AttentionShape): boolean {
+  return k.batch * k.queries * k.keys * k.heads === 0;
+}
+
 /** The optional slots of a shape: lengths, segments, pages. */
 export function masks(k: AttentionShape): Masks {
   const params: string[] = [];

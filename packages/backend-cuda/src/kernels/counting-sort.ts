@@ -23,12 +23,12 @@ export interface SortSpec {
 
 // f(i, bucket, place), where place is the bucket's counter plus the equal ids before i.
 const WALK = `
-template <class F> DEVICE void walk(u32 begin, u32 end, u32* counts, const i32* ids, F f) {
+template <class F> DEVICE void walk(u32 begin, u32 end, u32* counts, const i32* ids, const i32* rank, F f) {
   const u32 lane = threadIdx.x % 32;
   for (u32 start = begin; start < end; start += 32) {
     const u32 i = start + lane;
     const bool live = i < end;
-    const u32 bucket = live ? key_of(ids, i) : 0xffffffffu;
+    const u32 bucket = live ? key_of(ids, rank, i) : 0xffffffffu;
     const u32 same = __match_any_sync(FULL, bucket);
     const u32 before = __popc(same & ((1u << lane) - 1u));
     if (live) f(i, bucket, counts[bucket] + before);
@@ -81,7 +81,7 @@ export function sortSource(
   workspace: number,
 ): Lowered<Launch> {
   const row = (buckets + 1) * 4;
-  const helpers = `DEVICE u32 key_of(const i32* ids, u32 i) { ${key} }\n${WALK}`;
+  const helpers = `DEVICE u32 key_of(const i32* ids, const i32* rank, u32 i) { ${key} }\n${WALK}`;
   const parameters = "const i32* ids, i32* order, i32* rank, i32* offsets, u32* counters";
   const placing = `[=](u32 i, u32 bucket, u32 to) { ${place} }`;
   const warps = Math.min(32, Math.floor((device.sharedPerBlock - 1024) / row));
@@ -98,11 +98,11 @@ extern "C" __global__ void __launch_bounds__(${warps * 32}) ${name}(${parameters
   for (u32 k = threadIdx.x; k < ${warps * (buckets + 1)}u; k += ${warps * 32}u) shared[k] = 0;
   __syncthreads();
   const u32 begin = min(warp * ${chunk}u, ${n}u), end = min(begin + ${chunk}u, ${n}u);
-  ${name}_::walk(begin, end, counts, ids, [](u32, u32, u32) {});
+  ${name}_::walk(begin, end, counts, ids, rank, [](u32, u32, u32) {});
   __syncthreads();
   ${name}_::scan(shared, offsets);
   __syncthreads();
-  ${name}_::walk(begin, end, counts, ids, ${placing});
+  ${name}_::walk(begin, end, counts, ids, rank, ${placing});
 }`,
       launches: [{ entry: name, grid: [1], block: [warps * 32], shared: warps * row, args }],
     };
@@ -117,13 +117,13 @@ extern "C" __global__ void ${name}_count(${parameters}) {
   for (u32 k = threadIdx.x; k < ${buckets + 1}u; k += 32) counts[k] = 0;
   __syncwarp();
   const u32 begin = blockIdx.x * ${chunk}u, end = min(begin + ${chunk}u, ${n}u);
-  ${name}_::walk(begin, end, counts, ids, [](u32, u32, u32) {});
+  ${name}_::walk(begin, end, counts, ids, rank, [](u32, u32, u32) {});
 }
 extern "C" __global__ void __launch_bounds__(1024) ${name}_scan(${parameters}) { ${name}_::scan(counters, offsets); }
 extern "C" __global__ void ${name}_place(${parameters}) {
   u32* counts = counters + (i64)blockIdx.x * ${buckets + 1};
   const u32 begin = blockIdx.x * ${chunk}u, end = min(begin + ${chunk}u, ${n}u);
-  ${name}_::walk(begin, end, counts, ids, ${placing});
+  ${name}_::walk(begin, end, counts, ids, rank, ${placing});
 }`;
   return {
     source,

@@ -66,6 +66,7 @@ export function hopperGroupedMatmul(
   const { a, b, out } = k;
   if (device.computeCapability !== 90 || (out.dtype !== "bf16" && out.dtype !== "f32"))
     return undefined;
+  if (k.rows * k.k * k.n * k.groups === 0) return undefined;
   const f8 = blockScaled(k);
   if (a.col !== 1 || k.k % (f8 ? 16 : 8) !== 0 || k.n % 8 !== 0 || out.offset !== 0)
     return undefined;
@@ -370,6 +371,7 @@ extern "C" __global__ void __launch_bounds__(256) grouped_matmul_plain(const ${k
     }
 }
 `;
+  if (k.n * (rowsForm ? k.rows : k.k * k.groups) === 0) return { source, launches: [] };
   const columns = Math.ceil(k.n / 64);
   return {
     source,

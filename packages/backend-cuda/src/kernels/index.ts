@@ -4,6 +4,7 @@ import type { DeviceInfo, Lower, Lowered } from "../kernel.ts";
 import { lowerLoop } from "../loops/lower.ts";
 import { attentionGradLowerings, attentionLowerings } from "./attention.ts";
 import { lowerCountingSort } from "./counting-sort.ts";
+import { lowerGemv } from "./gemv.ts";
 import { hopperGroupedMatmul, plainGroupedMatmul } from "./grouped-matmul.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { lowerCumsum } from "./scan.ts";
@@ -17,7 +18,7 @@ type Lowerings = {
 /** Asked in order; the first that does not return undefined is taken. */
 const LOWERINGS: Lowerings = {
   loop: [(kernel, device) => lowerLoop(kernel, device)],
-  matmul: [lowerMatmul],
+  matmul: [lowerGemv, lowerMatmul],
   groupedMatmul: [hopperGroupedMatmul, plainGroupedMatmul],
   attention: attentionLowerings,
   attentionGrad: attentionGradLowerings,

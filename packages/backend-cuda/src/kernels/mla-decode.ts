@@ -13,7 +13,7 @@
 import type { AttentionKernel } from "../contract.ts";
 import type { DeviceInfo, Launch, Lowered, TensorMap } from "../kernel.ts";
 import { ONLINE_SOFTMAX } from "./attention-flash.ts";
-import { at, copyable, f32, masks, shapeConstants, viewArg } from "./attention-shape.ts";
+import { at, copyable, f32, isEmpty, masks, shapeConstants, viewArg } from "./attention-shape.ts";
 import { constants, hopper, roundUp, tile } from "./hopper.ts";
 
 const ROWS = 64;
@@ -42,7 +42,7 @@ export function splitCount(blocks: number, keyTiles: number, multiprocessors: nu
 
 /** Takes bf16 with one key head whose values are the first columns of its keys. */
 export function mlaDecode(k: AttentionKernel, device: DeviceInfo): Lowered | undefined {
-  if (device.computeCapability !== 90 || !(k.scale > 0)) return undefined;
+  if (device.computeCapability !== 90 || isEmpty(k) || !(k.scale > 0)) return undefined;
   if (k.keyHeads !== 1 || k.segments !== undefined || !sharesMemory(k)) return undefined;
   if (!copyable(k.q, k.qkWidth) || !copyable(k.k, k.qkWidth) || !copyable(k.out, k.vWidth))
     return undefined;
@@ -192,28 +192,28 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
     const auto visible = [&](int i) {
       return j * BN + (i >> 2) * 8 + (lane & 3) * 2 + (i & 1) < limit[i >> 1 & 1];
     };
-    u32 held_empty = 0; // the stage that the running product with v still reads
+    // One warpgroup's softmax overlaps the other's products; running ahead within one would hold two
+    // stages, and with only two of them leave no time for copies.
     if (from < to) wait_tile(q_full, 0);
     for (; j >= from; --j) {
       ring.wait_full();
       scores(ring.stage);
-      wgmma_wait<1>();
-      if (held_empty && lane == 0) barrier_arrive(held_empty);
       wgmma_wait<0>();
       pin(s);
-      pin(o);
-      pin(p);
       if (j >= unmasked) online_softmax<true>(s, m, l, alpha, visible);
       else online_softmax<false>(s, m, l, alpha, visible);
-      #pragma unroll
-      for (int i = 0; i < HALF / 2; ++i) o[i] *= alpha[i >> 1 & 1];
+      if (__any_sync(FULL, alpha[0] != 1.0f || alpha[1] != 1.0f)) {
+        #pragma unroll
+        for (int i = 0; i < HALF / 2; ++i) o[i] *= alpha[i >> 1 & 1];
+      }
       to_operand(s, p);
       values(ring.stage);
-      held_empty = ring.empty();
+      wgmma_wait<0>();
+      pin(o);
+      pin(p);
+      if (lane == 0) barrier_arrive(ring.empty());
       ring.next();
     }
-    wgmma_wait<0>();
-    pin(o);
     f32 factor[2];
     #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -245,19 +245,22 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
 // One block a row: the parts' results weighted by their shares of the softmax. Empty parts wrote no o.
 extern "C" __global__ void __launch_bounds__(128) mla_combine(bf16* __restrict__ out, f32* __restrict__ lse,
     const f32* __restrict__ partial, const f32* __restrict__ partial_lse) {
+  __shared__ f32 weights[SPLITS];
   const int b = blockIdx.x / ROW_COUNT, row = blockIdx.x % ROW_COUNT;
   const f32* logs = partial_lse + (i64)blockIdx.x * SPLITS;
   f32 top = -INF, sum = 0;
   for (int i = 0; i < SPLITS; ++i) top = fmaxf(top, logs[i]);
   for (int i = 0; i < SPLITS; ++i) sum += top == -INF ? 0.0f : exp2f(logs[i] - top);
+  for (int i = threadIdx.x; i < SPLITS; i += 128) weights[i] = logs[i] == -INF ? 0.0f : exp2f(logs[i] - top) / sum;
+  __syncthreads();
   bf16* to = out + ${at(k.out, "b", "row / HEADS", "row % HEADS")};
   for (int c = threadIdx.x * 4; c < V_WIDTH; c += 512) {
     float4 o = make_float4(0, 0, 0, 0);
+    #pragma unroll 8
     for (int i = 0; i < SPLITS; ++i) {
-      if (logs[i] == -INF) continue;
-      const f32 w = exp2f(logs[i] - top) / sum;
+      const f32 w = weights[i];
       const float4 x = *(const float4*)(partial + ((i64)blockIdx.x * SPLITS + i) * V_WIDTH + c);
-      o.x += w * x.x; o.y += w * x.y; o.z += w * x.z; o.w += w * x.w;
+      if (w > 0) { o.x += w * x.x; o.y += w * x.y; o.z += w * x.z; o.w += w * x.w; }
     }
     *(uint2*)(to + c) = make_uint2(pack(o.x, o.y), pack(o.z, o.w));
   }

@@ -105,23 +105,21 @@ function many(kernel: ScatterKernel, device: DeviceInfo): Lowered {
   ];
   if (high > 1) {
     // `rank` is the first digit's order.
-    const second = sortSource(
-      {
-        n: rows,
-        buckets: high,
-        key: `const u32 id = (u32)ids[i]; return id < ${baseRows}u ? id / ${low}u : ${high}u;`,
-        place: "order[to] = rank[i];",
-        offsets: false,
-      },
-      device,
-      "high",
-      args(0, bytes),
-      2 * bytes,
+    sorts.push(
+      sortSource(
+        {
+          n: rows,
+          buckets: high,
+          key: `const u32 id = (u32)ids[rank[i]]; return id < ${baseRows}u ? id / ${low}u : ${high}u;`,
+          place: "order[to] = rank[i];",
+          offsets: false,
+        },
+        device,
+        "high",
+        args(0, bytes),
+        2 * bytes,
+      ),
     );
-    sorts.push({
-      ...second,
-      source: second.source.replaceAll("key_of(ids, i)", "key_of(ids, (u32)rank[i])"),
-    });
   }
   const sorted = high > 1 ? bytes : 0;
   const add = mode === "add";

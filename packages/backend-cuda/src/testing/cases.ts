@@ -1,0 +1,249 @@
+/**
+ * Cases that take each way of lowering at least once: vectors of every width, rows on part of a warp,
+ * a warp, a block; columns; reductions in pieces; long sorts. The conformance suite's shapes are small
+ * and odd, so most of these ways are not taken there.
+ */
+import {
+  add,
+  type Backend,
+  cast,
+  compile,
+  countingSort,
+  crossEntropy,
+  cumsum,
+  type DType,
+  exp,
+  matmul,
+  mul,
+  permute,
+  rmsNorm,
+  scatter,
+  scope,
+  setBackend,
+  silu,
+  softmax,
+  sum,
+  swiglu,
+  type Tensor,
+  take,
+  tensor,
+  topK,
+  transpose,
+  treeLeaves,
+  valueAndGrad,
+} from "@dsv3/tensor";
+import { isFloat } from "../contract.ts";
+
+export interface PathCase {
+  readonly name: string;
+  readonly args: readonly {
+    readonly shape: readonly number[];
+    readonly dtype?: DType;
+    readonly below?: number;
+  }[];
+  readonly fn: (...xs: Tensor[]) => Tensor | readonly Tensor[];
+  readonly tolerance?: number;
+}
+
+const x = (...shape: number[]) => ({ shape });
+const of = (dtype: DType, ...shape: number[]) => ({ shape, dtype });
+const ids = (below: number, ...shape: number[]) => ({ shape, dtype: "i32" as const, below });
+
+export const PATH_CASES: readonly PathCase[] = [
+  { name: "vectors of f32", args: [x(64, 256), x(64, 256)], fn: (a, b) => mul(add(a, b), a) },
+  {
+    name: "vectors of bf16 and f32",
+    args: [of("bf16", 40, 1024), x(40, 1024)],
+    fn: (a, b) => cast(add(cast(a, "f32"), b), "bf16"),
+    tolerance: 1e-6,
+  },
+  {
+    name: "vectors of fp8",
+    args: [of("f8e4m3", 33, 512)],
+    fn: (a) => cast(mul(cast(a, "f32"), 1.5), "f8e5m2"),
+  },
+  {
+    name: "rows broadcast",
+    args: [x(130, 64), x(64), x(130, 1)],
+    fn: (a, b, c) => add(mul(a, b), c),
+  },
+  { name: "odd sizes", args: [x(37, 101), x(101)], fn: (a, b) => silu(add(a, b)) },
+  {
+    name: "permuted",
+    args: [x(12, 40, 24)],
+    fn: (a) => [permute(a, [1, 2, 0]), permute(a, [0, 2, 1])],
+  },
+  { name: "transposed large", args: [of("bf16", 300, 200)], fn: (a) => add(transpose(a), 1) },
+  { name: "norm on part of a warp", args: [x(900, 32), x(32)], fn: (a, w) => rmsNorm(a, w, 1e-6) },
+  {
+    name: "norm in registers",
+    args: [of("bf16", 70, 1536), of("f32", 1536)],
+    fn: (a, w) => rmsNorm(a, w, 1e-6),
+    tolerance: 3e-3,
+  },
+  { name: "norm of long rows", args: [x(3, 9216), x(9216)], fn: (a, w) => rmsNorm(a, w, 1e-6) },
+  {
+    name: "gradient of a norm",
+    args: [x(48, 512), x(512)],
+    fn: (a, w) =>
+      treeLeaves(
+        valueAndGrad((p: Tensor, q: Tensor) => sum(mul(rmsNorm(p, q, 1e-6), a)), {
+          argnums: [0, 1],
+        })(a, w),
+      ),
+    tolerance: 2e-5,
+  },
+  { name: "sum of columns", args: [x(3000, 64)], fn: (a) => sum(a, 0) },
+  { name: "sum of wide columns", args: [of("bf16", 520, 4096)], fn: (a) => sum(cast(a, "f32"), 0) },
+  { name: "sum of everything", args: [x(700, 301)], fn: (a) => sum(mul(a, a)) },
+  { name: "softmax of one long row", args: [x(1, 70_000)], fn: (a) => softmax(a) },
+  { name: "softmax of columns", args: [x(2000, 48)], fn: (a) => softmax(a, 0) },
+  {
+    name: "cross-entropy over a vocabulary",
+    args: [of("bf16", 24, 4096), ids(4096, 24)],
+    fn: (a, t) =>
+      treeLeaves(
+        valueAndGrad((p: Tensor) => sum(crossEntropy(p, t)), { argnums: [0] })(cast(a, "f32")),
+      ),
+    tolerance: 1e-5,
+  },
+  {
+    name: "swiglu",
+    args: [of("bf16", 64, 704), of("bf16", 64, 704)],
+    fn: (a, b) => swiglu(a, b),
+    tolerance: 1e-2,
+  },
+  { name: "gathered rows", args: [of("bf16", 500, 256), ids(500, 77)], fn: (a, i) => take(a, i) },
+  { name: "top 8 of 256", args: [x(61, 256)], fn: (a) => Object.values(topK(a, 8)) },
+  { name: "top 50 of 5000", args: [x(3, 5000)], fn: (a) => Object.values(topK(a, 50)) },
+  { name: "top 700 of 900", args: [x(2, 900)], fn: (a) => Object.values(topK(a, 700)) },
+  { name: "sort of 5000", args: [ids(64, 5000)], fn: (i) => Object.values(countingSort(i, 64)) },
+  {
+    name: "sort of 40000",
+    args: [ids(256, 40_000)],
+    fn: (i) => Object.values(countingSort(i, 256)),
+  },
+  { name: "cumsum of rows", args: [x(4, 5000)], fn: (a) => cumsum(a, 1), tolerance: 1e-5 },
+  { name: "cumsum of columns", args: [x(5, 300, 40)], fn: (a) => cumsum(a, 1) },
+  {
+    name: "scatter of few",
+    args: [x(40, 96), ids(40, 300), x(300, 96)],
+    fn: (b, i, u) => scatter(b, i, u, "add"),
+  },
+  {
+    name: "scatter of many",
+    args: [x(3000, 24), ids(3000, 4000), x(4000, 24)],
+    fn: (b, i, u) => [scatter(b, i, u, "add"), scatter(b, i, u, "set")],
+  },
+  {
+    name: "scatter over a vocabulary",
+    args: [x(20_000, 8), ids(20_000, 3000), x(3000, 8)],
+    fn: (b, i, u) => [scatter(b, i, u, "add"), scatter(b, i, u, "set")],
+  },
+  ...[1, 3, 8].flatMap((m) =>
+    (["f32", "bf16", "i8", "f8e4m3"] as const).map(
+      (dtype): PathCase => ({
+        name: `${m} rows times ${dtype} weights`,
+        args: [x(m, 512), of(dtype, 96, 512), x(96, 4)],
+        fn: (a, w, s) =>
+          dtype === "i8" || dtype === "f8e4m3"
+            ? matmul(a, w, { transposeB: true, bScale: { scale: s, block: [1, 128] } })
+            : matmul(a, w, { transposeB: true }),
+        tolerance: 1e-5,
+      }),
+    ),
+  ),
+  {
+    name: "few rows times weights by column, in batches",
+    args: [of("bf16", 4, 2, 64), of("bf16", 4, 64, 256)],
+    fn: (a, w) => matmul(a, w),
+    tolerance: 5e-3,
+  },
+  {
+    name: "fp8 with blocks of 128",
+    args: [of("f8e4m3", 64, 384), of("f8e4m3", 256, 384), x(64, 3), x(2, 3)],
+    fn: (a, w, sa, sw) =>
+      matmul(a, w, {
+        transposeB: true,
+        aScale: { scale: exp(sa), block: [1, 128] },
+        bScale: { scale: exp(sw), block: [128, 128] },
+      }),
+    tolerance: 1e-2,
+  },
+  {
+    name: "batches that share weights",
+    args: [x(3, 20, 64), x(64, 48)],
+    fn: (a, w) => matmul(a, w),
+    tolerance: 1e-5,
+  },
+  {
+    name: "large product",
+    args: [x(200, 300), x(300, 100)],
+    fn: (a, w) => exp(mul(matmul(a, w), 0.01)),
+    tolerance: 1e-5,
+  },
+];
+
+function arguments_(c: PathCase): Tensor[] {
+  let state = 12345;
+  const next = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+  return c.args.map(({ shape, dtype = "f32", below }) => {
+    const count = shape.reduce((a, b) => a * b, 1);
+    const whole = !isFloat(dtype);
+    const scale = below ?? 100;
+    return tensor(
+      Float64Array.from({ length: count }, () =>
+        whole ? Math.floor(next() * scale) : next() * 3 - 1.5,
+      ),
+      { shape, dtype },
+    );
+  });
+}
+
+/** Runs a case three times (step by step, recorded, replayed); the results must be the same bits. */
+export function runPathCase(backend: Backend, c: PathCase): ArrayLike<number>[] {
+  setBackend(backend);
+  return scope(() => {
+    const compiled = compile((...xs: Tensor[]) => treeLeaves(c.fn(...xs)), { name: c.name });
+    const args = arguments_(c);
+    let first: ArrayLike<number>[] | undefined;
+    for (let run = 0; run < 3; run++) {
+      const outs = compiled(...args);
+      const values = outs.map((t) => Array.from(t.dataSync()));
+      for (const t of outs) t.dispose();
+      first ??= values;
+      if (JSON.stringify(values) !== JSON.stringify(first))
+        throw new Error(`run ${run} differs from run 0`);
+    }
+    compiled.dispose();
+    return first as ArrayLike<number>[];
+  });
+}
+
+/** Relative error ‖got − want‖ / ‖want‖ of the worst output; NaN where the two don't agree on NaN. */
+export function worstError(
+  got: readonly ArrayLike<number>[],
+  want: readonly ArrayLike<number>[],
+): number {
+  let worst = 0;
+  want.forEach((w, o) => {
+    const g = got[o] as ArrayLike<number>;
+    let difference = 0;
+    let norm = 0;
+    for (let i = 0; i < w.length; i++) {
+      const [a, b] = [g[i] as number, w[i] as number];
+      if (Object.is(a, b)) norm += Number.isFinite(b) ? b * b : 0;
+      else {
+        difference += (a - b) ** 2;
+        norm += b * b;
+      }
+    }
+    const error =
+      g.length === w.length ? Math.sqrt(difference / Math.max(norm, 1e-30)) : Number.NaN;
+    if (!(error <= worst)) worst = error;
+  });
+  return worst;
+}
