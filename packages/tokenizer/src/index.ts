@@ -9,3 +9,4 @@ export {
 export type { StreamDecoder } from "./stream-decoder.ts";
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from "./tokenizer.ts";
 export type { TokenizerData } from "./tokenizer-data.ts";
+export { type TrainBpeOptions, type TrainBpeProgress, trainBpe } from "./train.ts";

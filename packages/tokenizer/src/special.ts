@@ -18,6 +18,8 @@ export const SPECIAL_TOKENS = {
   toolOutputBegin: "<｜tool▁output▁begin｜>",
   toolOutputEnd: "<｜tool▁output▁end｜>",
   toolSep: "<｜tool▁sep｜>",
+  thinkBegin: "<think>", // DeepSeek-R1 and V3.1; V3's own vocabulary has neither
+  thinkEnd: "</think>",
 } as const;
 
 export type SpecialRole = keyof typeof SPECIAL_TOKENS;
