@@ -1,0 +1,246 @@
+/**
+ * Dot products with 8- and 16-bit weights at the speed at which these are read.
+ *
+ * Converting such weights to f32 one vector at a time costs more than reading them. Here the work is
+ * moved to the other operand, whose few rows are prepared once (`prepareRows`) and then meet many
+ * columns of weights:
+ *
+ * - bf16: the two halves of a word become numbers by one instruction each, so a row is laid out as
+ *   its even and its odd elements.
+ * - f16 and f8: bits are shifted to where f32 has them. The exponents are then too small by the
+ *   difference of the biases, which the row makes up for. What is not finite would be read as a
+ *   number, so the largest code is tracked, and the caller falls back to exact conversion.
+ * - i8: a row becomes pairs of integers, x = 2^(e − 13) (high + 2^−15 low) with |high|, |low| ≤ 2^14
+ *   and e the exponent of the row's largest number: 29 bits, more than sums in f32 keep. Products are
+ *   summed in i32 exactly.
+ */
+import type { DType } from "@dsv3/tensor";
+import {
+  type Func,
+  f32,
+  f32x4,
+  i8x16,
+  i16x8,
+  i32,
+  i32x4,
+  type Local,
+  type Value,
+  v128,
+} from "../asm.ts";
+import { pick, transpose4 } from "./matmul-pack.ts";
+import type { MultiplyAdd } from "./matmul-tile.ts";
+
+type V = Value<"v128">;
+type Sum = Local<"v128">;
+
+/** A prepared row: its factor (f32), whether sums must be taken another way (i32), then its numbers. */
+export const ROW = { factor: 0, unusable: 4, numbers: 16 } as const;
+/** Bytes of a prepared row of `steps` elements. */
+export const rowBytes = (steps: number): number => Math.ceil((ROW.numbers + 4 * steps) / 64) * 64;
+
+/** One chunk of weights: 16 bytes at `weights` + offset, against one chunk of every row. */
+interface ChunkArguments {
+  /** Loads vector `n` of the chunk of row `i`. */
+  readonly row: (i: number, n: number) => V;
+  readonly rows: number;
+  readonly weights: Value<"i32">;
+  /** Partial sums of row `i`, `parts` of them. */
+  readonly sums: (i: number) => readonly Sum[];
+  /** Largest code so far. */
+  readonly largest: Sum;
+  readonly multiplyAdd: MultiplyAdd;
+}
+
+export interface QuickReader {
+  /** Elements in a chunk. */
+  readonly chunk: number;
+  /** Partial sums for each sum. */
+  readonly parts: number;
+  /** Most elements between calls of `total`. */
+  readonly span: number;
+  /** The exponent that rows make up for; none: numbers are taken as they are. */
+  readonly exponent?: number;
+  /** Adds the products of a chunk. */
+  add(f: Func, args: ChunkArguments): void;
+  /** The sum of partial sums. */
+  total(parts: readonly V[]): V;
+  /** Whether the largest code is not finite. */
+  unusable?(largest: V): V;
+  /** Lays out a chunk of a row, given as vectors of numbers. */
+  layOut(f: Func, numbers: readonly V[]): V[];
+}
+
+/** Rows are scaled to about 2^(exponent + this): far from both ends of what f32 can hold. */
+const LEAST = -20;
+const HIGH_HALF = i32x4.const(-65536);
+const first = (parts: readonly V[]) => parts[0] as V;
+const pairs = (_: Func, [a, b]: readonly V[]) => [
+  pick(a as V, b as V, 0, 2, 4, 6),
+  pick(a as V, b as V, 1, 3, 5, 7),
+];
+
+const bf16: QuickReader = {
+  chunk: 8,
+  parts: 1,
+  span: Number.POSITIVE_INFINITY,
+  add(f, { row, rows, weights, sums, multiplyAdd }) {
+    const codes = f.keep(v128.load(weights));
+    const halves = [f.keep(i32x4.shl(codes, 16)), f.keep(v128.and(codes, HIGH_HALF))];
+    for (let i = 0; i < rows; i++) {
+      const [sum] = sums(i) as [Sum];
+      for (const [n, half] of halves.entries()) f.set(sum, multiplyAdd(row(i, n), half, sum));
+    }
+  },
+  total: first,
+  layOut: pairs,
+};
+
+/** Sign, and 15 bits of magnitude that are moved right by 3. */
+const F16_MASK = i32x4.const(0x8fffe000 | 0);
+const f16: QuickReader = {
+  chunk: 8,
+  parts: 1,
+  span: Number.POSITIVE_INFINITY,
+  exponent: 127 - 15,
+  add(f, { row, rows, weights, sums, largest, multiplyAdd }) {
+    const codes = f.keep(v128.load(weights));
+    f.set(largest, i16x8.maxU(largest, i16x8.add(codes, codes)));
+    const halves = [i32x4.shl(codes, 16), codes].map((x) =>
+      f.keep(v128.and(i32x4.shrS(x, 3), F16_MASK)),
+    );
+    for (let i = 0; i < rows; i++) {
+      const [sum] = sums(i) as [Sum];
+      for (const [n, half] of halves.entries()) f.set(sum, multiplyAdd(row(i, n), half, sum));
+    }
+  },
+  total: first,
+  unusable: (largest) => i16x8.geU(largest, i16x8.splat(i32.const(0xf800))),
+  layOut: pairs,
+};
+
+/** Codes are first made bf16 in lanes of 16 bits, the even and the odd bytes, and then taken as there. */
+function f8(mantissa: number, bias: number, notFinite: number): QuickReader {
+  const shift = mantissa + 1;
+  const mask = 0x8000 | (0x7f00 >> shift);
+  const masks = i32x4.const((mask << 16) | mask);
+  return {
+    chunk: 16,
+    parts: 1,
+    span: Number.POSITIVE_INFINITY,
+    exponent: 127 - bias,
+    add(f, { row, rows, weights, sums, largest, multiplyAdd }) {
+      const codes = f.keep(v128.load(weights));
+      f.set(largest, i8x16.maxU(largest, i8x16.add(codes, codes)));
+      for (const [n, bytes] of [i16x8.shl(codes, 8), codes].entries()) {
+        const halves = f.keep(v128.and(i16x8.shrS(bytes, shift), masks));
+        const quarters = [f.keep(i32x4.shl(halves, 16)), f.keep(v128.and(halves, HIGH_HALF))];
+        for (let i = 0; i < rows; i++) {
+          const [sum] = sums(i) as [Sum];
+          for (const [q, x] of quarters.entries()) {
+            f.set(sum, multiplyAdd(row(i, 2 * n + q), x, sum));
+          }
+        }
+      }
+    },
+    total: first,
+    unusable: (largest) => i8x16.geU(largest, i8x16.splat(i32.const(2 * notFinite))),
+    layOut(f, numbers) {
+      const [a, b, c, d] = transpose4(f, numbers) as [V, V, V, V];
+      return [a, c, b, d];
+    },
+  };
+}
+
+const i8: QuickReader = {
+  chunk: 16,
+  parts: 2,
+  // Each adds at most 2^7 · 2^14 to a quarter of the lanes: far from 2^31.
+  span: 1024,
+  add(f, { row, rows, weights, sums }) {
+    for (const half of [0, 1]) {
+      const numbers = f.keep(v128.load8x8S(weights, 8 * half));
+      for (let i = 0; i < rows; i++) {
+        for (const [part, sum] of sums(i).entries()) {
+          f.set(sum, i32x4.add(sum, i32x4.dotI16x8S(numbers, row(i, 2 * half + part))));
+        }
+      }
+    }
+  },
+  total: ([high, low]) =>
+    f32x4.add(
+      f32x4.convertI32x4S(high as V),
+      f32x4.mul(f32x4.convertI32x4S(low as V), f32x4.const(2 ** -15)),
+    ),
+  layOut(f, numbers) {
+    const split = numbers.map((x) => {
+      const high = f.keep(f32x4.nearest(x));
+      const low = f32x4.nearest(f32x4.mul(f32x4.sub(x, high), f32x4.const(2 ** 15)));
+      return [f.keep(i32x4.truncSatF32x4S(high)), f.keep(i32x4.truncSatF32x4S(low))];
+    });
+    const both = (a: number, part: number) =>
+      i16x8.narrowI32x4S(split[a]?.[part] as V, split[a + 1]?.[part] as V);
+    return [both(0, 0), both(0, 1), both(2, 0), both(2, 1)];
+  },
+};
+
+/** Formats that are read this way. */
+export const QUICK_READERS: Partial<Record<DType, QuickReader>> = {
+  bf16,
+  f16,
+  f8e4m3: f8(3, 7, 0x7f),
+  f8e5m2: f8(2, 15, 0x7c),
+  i8,
+};
+
+/** Writes row `from` of `steps` numbers (a multiple of the chunk) as `reader` wants it. */
+export function prepareRow(
+  f: Func,
+  reader: QuickReader,
+  from: Local<"i32">,
+  to: Local<"i32">,
+  steps: number,
+): void {
+  const source = f.keep(from);
+  const target = f.keep(to);
+  const end = f.keep(i32.add(from, i32.const(4 * steps)));
+  const scale = f.local("f32", f32.const(1));
+  const factor = f.local("f32", f32.const(1));
+  const unusable = f.local("i32", 0);
+  if (reader.exponent !== undefined || reader.parts > 1) {
+    const most = f.local("v128", f32x4.const(0));
+    f.while(i32.ne(source, end), () => {
+      f.set(most, f32x4.max(most, f32x4.abs(v128.load(source))));
+      f.inc(source, 16);
+    });
+    f.set(source, from);
+    const half = f.keep(f32x4.max(most, pick(most, most, 2, 3, 0, 1)));
+    const bits = i32x4.extractLane(f32x4.max(half, pick(half, half, 1, 0, 3, 2)), 0);
+    // Powers of two, by their exponents. Where rows are not finite, all of this is NaN or infinite.
+    const exponent = f.keep(i32.sub(i32.shrU(bits, 23), 127));
+    const power = (x: Value<"i32">) => f32.reinterpretI32(i32.shl(i32.add(x, 127), 23));
+    if (reader.parts > 1) {
+      f.set(unusable, i32.gtS(exponent, 112));
+      f.if(i32.ltS(exponent, -100), () => f.set(exponent, -100));
+      f.if(unusable, () => f.set(exponent, 0));
+      f.set(scale, power(i32.sub(13, exponent)));
+      f.set(factor, power(i32.sub(exponent, 13)));
+    } else {
+      f.if(i32.ltS(exponent, LEAST), () => f.set(exponent, LEAST));
+      f.if(i32.gtS(exponent, 100), () => f.set(exponent, 100));
+      f.set(scale, power(i32.sub((reader.exponent as number) + LEAST, exponent)));
+      f.set(factor, power(i32.sub(exponent, LEAST)));
+    }
+  }
+  f.do(f32.store(to, factor, ROW.factor), i32.store(to, unusable, ROW.unusable));
+  const scales = f.keep(f32x4.splat(scale));
+  f.while(i32.ne(source, end), () => {
+    const numbers = Array.from({ length: reader.chunk / 4 }, (_, n) =>
+      f.keep(f32x4.mul(v128.load(source, 16 * n), scales)),
+    );
+    for (const [n, x] of reader.layOut(f, numbers).entries()) {
+      f.do(v128.store(target, x, ROW.numbers + 16 * n));
+    }
+    f.inc(source, 4 * reader.chunk);
+    f.inc(target, 4 * reader.chunk);
+  });
+}
