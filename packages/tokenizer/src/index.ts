@@ -1,4 +1,12 @@
 export type { AddedToken } from "./added-tokens.ts";
+export {
+  type ChatMessage,
+  type ChatOptions,
+  type ChatToolCall,
+  type EncodedChat,
+  encodeChat,
+  formatChat,
+} from "./chat.ts";
 export type { PreTokenizerName } from "./pretokenize.ts";
 export {
   SPECIAL_TOKENS,
