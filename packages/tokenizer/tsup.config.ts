@@ -1,3 +1,4 @@
 import { library } from "../../tooling/tsup/library.ts";
 
-export default library();
+// The worker is started by its file name, so it has to be a file of its own.
+export default library({ entry: ["src/index.ts", "src/node.ts", "src/encode-worker.ts"] });

@@ -101,7 +101,7 @@ export class Tokenizer {
     return ids.take();
   }
 
-  /** {@link encode} for each text. For many large texts see `encodeBatch` in `@dsv3/tokenizer/node`. */
+  /** {@link encode} for each text. With threads: `EncoderPool` in `@dsv3/tokenizer/node`. */
   encodeBatch(texts: readonly string[], options?: EncodeOptions): Uint32Array[] {
     return texts.map((text) => this.encode(text, options));
   }
@@ -200,6 +200,9 @@ const NO_BYTES = new Uint8Array(0);
 const UTF8_DECODER = new TextDecoder("utf-8", { ignoreBOM: true });
 
 function checkUtf8(bytes: Uint8Array): void {
+  if (!(bytes instanceof Uint8Array)) {
+    throw new TypeError(`expected a string or a Uint8Array, got ${typeof bytes}`);
+  }
   const at = findInvalidUtf8(bytes);
   if (at < 0) return;
   const byte = bytes[at]!.toString(16).padStart(2, "0");

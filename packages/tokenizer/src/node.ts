@@ -1,0 +1,2 @@
+export { EncoderPool, type EncoderPoolOptions } from "./encoder-pool.ts";
+export { loadTokenizer, saveTokenizer } from "./folder.ts";
