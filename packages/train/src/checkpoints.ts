@@ -31,6 +31,8 @@ interface StateFile {
 const STATE = "training-state.json";
 const MOMENTS = "optimizer.bin";
 const NAME = /^step-(\d+)$/;
+/** What @dsv3/checkpoint calls a folder until it is whole, or until its replacement is in place. */
+const UNFINISHED = /^\.step-\d+\.[a-z]+-/;
 
 /** Steps that have a checkpoint, newest first. */
 export async function listCheckpoints(run: string): Promise<number[]> {
@@ -43,14 +45,19 @@ export function checkpointFolder(run: string, step: number): string {
   return join(run, "checkpoints", `step-${step}`);
 }
 
-/** Saves a state and removes all but the newest `keep` checkpoints. */
+/**
+ * Saves a state and removes all but the newest `keep` checkpoints, and what a run that was killed
+ * while it saved has left.
+ */
 export async function saveTraining(
   run: string,
   config: ModelConfig,
   state: TrainState,
   progress: Progress,
   keep: number,
+  extraFiles: Readonly<Record<string, Uint8Array>> = {},
 ): Promise<void> {
+  await removeUnfinished(run);
   const moments = treeLeaves(state.moments);
   const parts: Uint8Array[] = [];
   for (const m of moments) parts.push(await m.bytes());
@@ -61,11 +68,23 @@ export async function saveTraining(
     sha256: createHash("sha256").update(bytes).digest("hex"),
   };
   await saveModel(checkpointFolder(run, progress.step), config, state.params, {
-    extraFiles: { [MOMENTS]: bytes, [STATE]: Buffer.from(`${JSON.stringify(file, null, 2)}\n`) },
+    extraFiles: {
+      ...extraFiles,
+      [MOMENTS]: bytes,
+      [STATE]: Buffer.from(`${JSON.stringify(file, null, 2)}\n`),
+    },
     overwrite: true,
   });
   for (const old of (await listCheckpoints(run)).slice(keep)) {
     await rm(checkpointFolder(run, old), { recursive: true, force: true });
+  }
+}
+
+/** A run has one writer at a time, so whatever is not finished never will be. */
+async function removeUnfinished(run: string): Promise<void> {
+  const folder = join(run, "checkpoints");
+  for (const name of await readdir(folder)) {
+    if (UNFINISHED.test(name)) await rm(join(folder, name), { recursive: true, force: true });
   }
 }
 

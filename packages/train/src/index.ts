@@ -7,14 +7,18 @@ export {
   initMoments,
   type Moments,
 } from "./adamw.ts";
+export type { RowSource } from "./batches.ts";
+export { type BitsPerByte, type BitsPerByteOptions, bitsPerByte } from "./bits-per-byte.ts";
 export { checkpointFolder, listCheckpoints, type Progress } from "./checkpoints.ts";
 export {
   DivergedError,
-  type RowSource,
   type RunEvents,
   type RunMetrics,
+  type RunOptions,
+  type RunRecord,
   type RunResult,
   type RunSettings,
+  readRun,
   train,
 } from "./run.ts";
 export {

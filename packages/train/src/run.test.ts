@@ -5,8 +5,9 @@ import { type ModelConfig, preset } from "@dsv3/model";
 import { disposeTree, memory, setBackend, treePaths } from "@dsv3/tensor";
 import { referenceBackend } from "@dsv3/tensor/testing";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { RowSource } from "./batches.ts";
 import { checkpointFolder, listCheckpoints } from "./checkpoints.ts";
-import { DivergedError, type RowSource, type RunMetrics, type RunSettings, train } from "./run.ts";
+import { DivergedError, type RunMetrics, type RunSettings, train } from "./run.ts";
 
 beforeAll(() => setBackend(referenceBackend()));
 

@@ -2,35 +2,33 @@
  * Pre-training into a run folder: run.json (all that is needed to start it again), metrics.jsonl,
  * checkpoints/. A run that was stopped, by whatever, goes on bit for bit as if it had not been.
  */
-import { appendFile, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { appendFile, mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { flopsPerToken, initParams, type ModelConfig } from "@dsv3/model";
-import { compile, disposeTree, key, memory, type Tensor, tensor } from "@dsv3/tensor";
+import { compile, disposeTree, key, memory, type Tensor } from "@dsv3/tensor";
 import { ADAMW } from "./adamw.ts";
+import { nextBatch, type RowSource } from "./batches.ts";
 import { listCheckpoints, loadTraining, type Progress, saveTraining } from "./checkpoints.ts";
-import { checkSchedule, type Schedule, scheduled } from "./schedule.ts";
+import { batchRamp, checkSchedule, type Schedule, scheduled } from "./schedule.ts";
 import { initTrainState, type TrainState, trainStep } from "./step.ts";
-
-/** Where rows of tokens come from; `PackedRows` of @dsv3/data is one. */
-export interface RowSource {
-  next(rows: number, length: number): { inputIds: Int32Array; targets: Int32Array };
-  /** Plain JSON. */
-  readonly position: unknown;
-  seek(position: never): void;
-}
 
 export interface RunSettings {
   readonly steps: number;
   /** Sequences of a step, and tokens of a sequence. */
   readonly batch: number;
   readonly length: number;
-  /** Batches whose gradients are added before an update. */
+  /** Batches whose gradients are averaged before an update. */
   readonly accumulate: number;
+  /** Starts with `from` batches for an update and grows to `accumulate` linearly over `steps`. */
+  readonly ramp?: { readonly from: number; readonly steps: number };
   readonly learningRate: Schedule;
   /** γ, λ and α of the report (section 4.2). */
   readonly biasSpeed: number;
   readonly mtpWeight: number;
   readonly balanceWeight: number;
+  /** Of AdamW's moments: f32 unless told; bf16 as in the report (section 3.3.1). */
+  readonly momentDtype?: "f32" | "bf16";
   readonly seed: number;
   /** Steps between checkpoints, and how many are kept. */
   readonly checkpointEvery: number;
@@ -51,8 +49,27 @@ export interface RunMetrics {
   readonly tokens: number;
   readonly tokensPerSecond: number;
   readonly modelFlopsPerSecond: number;
+  /** Of tensors on the backend, at most so far. */
   readonly peakBytes: number;
+  /** Of training so far, waiting for checkpoints left out. */
   readonly seconds: number;
+}
+
+/** What run.json holds. */
+export interface RunRecord {
+  readonly settings: RunSettings;
+  readonly config: ModelConfig;
+  /** What the caller needs to find the same data again; plain JSON. */
+  readonly source: unknown;
+}
+
+export interface RunOptions extends RunEvents {
+  /** Goes on with the run in the folder, from its newest whole checkpoint. */
+  readonly resume?: boolean;
+  /** See RunRecord. */
+  readonly source?: unknown;
+  /** Files that go into each checkpoint beside the model, such as tokenizer.json. */
+  readonly extraFiles?: Readonly<Record<string, Uint8Array>>;
 }
 
 export interface RunEvents {
@@ -76,6 +93,22 @@ export class DivergedError extends Error {
 }
 
 /**
+ * What a run was started with.
+ * @throws Error when the folder holds no run, or run.json is damaged
+ */
+export async function readRun(dir: string): Promise<RunRecord> {
+  const file = join(dir, "run.json");
+  const text = await readFile(file, "utf8").catch((cause) => {
+    throw new Error(`${dir} holds no run to resume: run.json is missing`, { cause });
+  });
+  try {
+    return JSON.parse(text) as RunRecord;
+  } catch (cause) {
+    throw new Error(`${file} is damaged: it is no JSON`, { cause });
+  }
+}
+
+/**
  * Trains into `dir`, which must not hold a run yet (or must, with `resume`).
  * @throws Error for a folder in use, settings that make no sense, or another configuration than the
  *   run's; DivergedError when the loss is no longer a number (the last checkpoint stays)
@@ -85,28 +118,18 @@ export async function train(
   config: ModelConfig,
   settings: RunSettings,
   data: RowSource,
-  { resume = false, ...events }: RunEvents & { resume?: boolean } = {},
+  { resume = false, source = null, extraFiles = {}, ...events }: RunOptions = {},
 ): Promise<RunResult> {
   checkSettings(settings, config);
-  const record = `${JSON.stringify({ settings, config }, null, 2)}\n`;
-  const saved = await readFile(join(dir, "run.json"), "utf8").catch(() => undefined);
-  if (!resume && saved !== undefined) {
-    throw new Error(`${dir} holds a run already; resume it, or choose another folder`);
-  }
-  if (resume && saved === undefined)
-    throw new Error(`${dir} holds no run to resume: run.json is missing`);
-  if (resume && saved !== record) {
-    throw new Error(`${dir}/run.json was written with other settings; resume with the same ones`);
-  }
-  await mkdir(join(dir, "checkpoints"), { recursive: true });
-  if (!resume) await writeFile(join(dir, "run.json"), record, { flag: "wx" });
+  if (resume) await checkSameRun(dir, { settings, config, source });
+  else await startRun(dir, { settings, config, source });
 
   const loaded = resume
     ? await loadTraining(dir, (step, why) =>
         events.onWarning?.(`checkpoint step-${step} is passed over: ${why}`),
       )
     : undefined;
-  let state = loaded?.state ?? freshState(config, settings.seed);
+  let state = loaded?.state ?? freshState(config, settings);
   let progress: Progress = loaded?.progress ?? {
     step: 0,
     position: data.position,
@@ -126,12 +149,16 @@ export async function train(
     training: true,
     mtp: settings.mtpWeight > 0,
   });
+  const { accumulate, ramp } = settings;
+  const batchesAt = ramp ? batchRamp(ramp.from, accumulate, ramp.steps) : () => accumulate;
   const stopped = () => events.signal?.aborted === true;
   try {
     while (progress.step < settings.steps && !stopped()) {
       const start = performance.now();
       const learningRate = scheduled(settings.learningRate, progress.step);
-      const batches = Array.from({ length: settings.accumulate }, () => nextBatch(data, settings));
+      const batches = Array.from({ length: batchesAt(progress.step) }, () =>
+        nextBatch(data, settings),
+      );
       const { state: next, metrics } = step(state, batches, {
         learningRate,
         biasSpeed: settings.biasSpeed,
@@ -153,7 +180,7 @@ export async function train(
         );
       }
       const seconds = (performance.now() - start) / 1e3;
-      const tokens = settings.accumulate * settings.batch * settings.length;
+      const tokens = batches.length * settings.batch * settings.length;
       progress = {
         step: progress.step + 1,
         position: data.position,
@@ -179,7 +206,7 @@ export async function train(
       events.onStep?.(line);
       const last = progress.step === settings.steps || stopped();
       if (last || progress.step % settings.checkpointEvery === 0) {
-        await saveTraining(dir, config, state, progress, settings.keepCheckpoints);
+        await saveTraining(dir, config, state, progress, settings.keepCheckpoints, extraFiles);
       }
     }
   } catch (error) {
@@ -193,6 +220,38 @@ export async function train(
   return { params: state.params, config, progress, finished: progress.step >= settings.steps };
 }
 
+/** Writes run.json, whole or not at all. */
+async function startRun(dir: string, record: RunRecord): Promise<void> {
+  const file = join(dir, "run.json");
+  if (await readFile(file).catch(() => undefined)) {
+    throw new Error(`${dir} holds a run already; resume it, or choose another folder`);
+  }
+  const others = await readdir(dir).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return [];
+    throw new Error(`cannot train into ${dir}`, { cause: error });
+  });
+  if (others.length > 0) {
+    throw new Error(`${dir} is not empty (it holds ${others[0]}); choose another folder`);
+  }
+  await mkdir(join(dir, "checkpoints"), { recursive: true });
+  await replaceFile(file, `${JSON.stringify(record, null, 2)}\n`);
+}
+
+async function checkSameRun(dir: string, record: RunRecord): Promise<void> {
+  const saved = await readRun(dir);
+  for (const part of ["settings", "config", "source"] as const) {
+    // Through JSON, which leaves out what is undefined.
+    if (!isDeepStrictEqual(saved[part], JSON.parse(JSON.stringify(record[part])))) {
+      throw new Error(`${dir}/run.json was written with other ${part}; resume with the same`);
+    }
+  }
+}
+
+async function replaceFile(file: string, text: string): Promise<void> {
+  await writeFile(`${file}.new`, text, { flush: true });
+  await rename(`${file}.new`, file);
+}
+
 /** Steps after the checkpoint are done again: their lines go, by writing a new file in place of the old. */
 async function forgetMetricsAfter(dir: string, step: number): Promise<void> {
   const file = join(dir, "metrics.jsonl");
@@ -201,25 +260,17 @@ async function forgetMetricsAfter(dir: string, step: number): Promise<void> {
     const found = /^\{"step":(\d+),.*\}$/.exec(line);
     return found !== null && Number(found[1]) <= step;
   });
-  await writeFile(`${file}.new`, kept.map((line) => `${line}\n`).join(""));
-  await rename(`${file}.new`, file);
+  await replaceFile(file, kept.map((line) => `${line}\n`).join(""));
 }
 
-function freshState(config: ModelConfig, seed: number): TrainState {
-  const init = compile((k: Tensor) => initTrainState(initParams(config, k)), { name: "init" });
+function freshState(config: ModelConfig, { seed, momentDtype }: RunSettings): TrainState {
+  const init = compile((k: Tensor) => initTrainState(initParams(config, k), momentDtype), {
+    name: "init",
+  });
   using k = key(seed);
   const state = init(k);
   init.dispose();
   return state;
-}
-
-function nextBatch(data: RowSource, { batch, length }: RunSettings) {
-  const rows = data.next(batch, length);
-  const shape = [batch, length];
-  return {
-    inputIds: tensor(rows.inputIds, { shape, dtype: "i32" }),
-    targets: tensor(rows.targets, { shape, dtype: "i32" }),
-  };
 }
 
 async function numbers(scalars: readonly Tensor[]): Promise<number[]> {
@@ -249,6 +300,11 @@ function checkSettings(s: RunSettings, config: ModelConfig): void {
     if (!Number.isInteger(s[name]) || s[name] < 1) {
       throw new RangeError(`${name} should be a whole number of 1 or more, got ${s[name]}`);
     }
+  }
+  if (s.ramp && !(s.ramp.from >= 1 && s.ramp.from <= s.accumulate && s.ramp.steps >= 0)) {
+    throw new RangeError(
+      `ramp starts with ${s.ramp.from} batches over ${s.ramp.steps} steps; expected 1 to ${s.accumulate} (accumulate), over 0 steps or more`,
+    );
   }
   if (s.length > config.maxPositionEmbeddings) {
     throw new RangeError(
