@@ -1,4 +1,6 @@
 import { library } from "../../tooling/tsup/library.ts";
 
-// The worker is started by its file name, so it has to be a file of its own.
-export default library({ entry: ["src/index.ts", "src/node.ts", "src/encode-worker.ts"] });
+// Workers and child processes are started by their file names, so they have to be files of their own.
+export default library({
+  entry: ["src/index.ts", "src/node.ts", "src/encode-worker.ts", "src/node-jinja-child.ts"],
+});
