@@ -41,7 +41,8 @@ export function asFewRows(kernel: MatmulKernel): MatmulKernel | undefined {
 function quickReader({ b, k }: MatmulKernel): QuickReader | undefined {
   const reader = QUICK_READERS[b.dtype];
   const along = b.scale?.block[0] ?? 0;
-  if (!reader || k < reader.chunk || along % reader.chunk !== 0) return undefined;
+  if (!reader) return undefined;
+  if (k < reader.chunk || along % reader.chunk !== 0) return undefined;
   // Spans of partial sums must not cross from one scale to the next.
   return along <= reader.span || along % reader.span === 0 ? reader : undefined;
 }
@@ -67,7 +68,7 @@ function transposed(kernel: MatmulKernel): MatmulKernel {
 
 /** How weights are read: a few elements at a time, into partial sums. */
 interface Reader {
-  readonly chunk: number;
+  readonly step: number;
   readonly parts: number;
   readonly span: number;
   readonly quick?: QuickReader;
@@ -77,7 +78,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const { batch, m, n, k, a, b, out, add } = kernel;
   const matrices = batch.reduce((x, y) => x * y, 1);
   if (m === 0 || n === 0 || matrices === 0) return { phases: [] };
-  const exact: Reader = { chunk: STEP, parts: 1, span: Number.POSITIVE_INFINITY };
+  const exact: Reader = { step: STEP, parts: 1, span: Number.POSITIVE_INFINITY };
   const quick = quickReader(kernel);
   const columns = Math.min(
     n,
@@ -86,7 +87,9 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const groups = Math.ceil(n / columns);
   const size = dtypeBytes(b.dtype);
   const madd = multiplyAdd(target);
-  const prepared = quick ? rowBytes(k - (k % quick.chunk)) : 0;
+  const step = quick?.chunk ?? STEP;
+  const quickSteps = k - (k % step);
+  const prepared = quick ? rowBytes(quickSteps) : 0;
 
   const prepare = (f: Func, args: PhaseArguments) => {
     const task = f.local("i32");
@@ -95,7 +98,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       const row = matrixAddress(f, args, a, batch, matrix);
       f.inc(row, i32.mul(i32.remU(task, m), 4 * a.row));
       const to = f.keep(i32.add(args.sharedScratch(), i32.mul(task, prepared)));
-      prepareRow(f, quick as QuickReader, row, to, k - (k % (quick as QuickReader).chunk));
+      prepareRow(f, quick as QuickReader, row, to, quickSteps);
     });
   };
 
@@ -123,20 +126,23 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       });
       const scales = scalesAddress(f, args, b, batch, matrix);
 
-      /** Scale of column `c` at step `k`, for four lanes. */
-      const scaleAt = (c: number, step: Value<"i32">): V | undefined => {
+      /** Where the scales of a column begin. */
+      const scaleColumns = place.map((own) => {
         if (!b.scale || !scales) return undefined;
-        const { block, row, col } = b.scale;
-        const element = i32.add(
-          i32.mul(i32.divU(step, block[0]), row),
-          i32.mul(i32.divU(place[c] as Local<"i32">, block[1]), col),
-        );
-        return v128.load32Splat(i32.add(scales, i32.shl(element, 2)));
+        const column = i32.mul(i32.divU(own, b.scale.block[1]), 4 * b.scale.col);
+        return f.keep(i32.add(scales, column));
+      });
+      /** Scale of column `c` at a step of k, for four lanes. */
+      const scaleAt = (c: number, step: Value<"i32">): V | undefined => {
+        const column = scaleColumns[c];
+        if (!b.scale || !column) return undefined;
+        const { block, row } = b.scale;
+        return v128.load32Splat(i32.add(column, i32.mul(i32.divU(step, block[0]), 4 * row)));
       };
 
       /** Sums over all whole chunks. */
       const sumUp = (reader: Reader) => {
-        const whole = k - (k % reader.chunk);
+        const whole = k - (k % reader.step);
         const span = Math.min(whole, reader.span, b.scale?.block[0] ?? whole);
         place.forEach((own, c) => {
           f.set(weights[c] as Local<"i32">, i32.add(base, i32.mul(own, b.col * size)));
@@ -154,8 +160,8 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
             f.while(i32.ne(x, end), () => {
               if (reader.quick) addQuick(reader.quick, own);
               else addExact(own.map(([part]) => part as Local<"v128">));
-              f.inc(x, 4 * reader.chunk);
-              for (const pointer of weights) f.inc(pointer, reader.chunk * size);
+              f.inc(x, 4 * reader.step);
+              for (const pointer of weights) f.inc(pointer, reader.step * size);
             });
             for (let c = 0; c < columns; c++) {
               const loaded = scaleAt(c, start);
@@ -182,15 +188,23 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       };
 
       const addQuick = (reader: QuickReader, into: readonly (readonly Local<"v128">[])[]) => {
-        for (const [c, pointer] of weights.entries()) {
-          reader.add(f, {
-            rows: m,
-            row: (i, v) => v128.load(x, i * prepared + 16 * v),
-            weights: pointer,
-            sums: (i) => into[i * columns + c] as readonly Local<"v128">[],
-            largest,
-            multiplyAdd: madd,
-          });
+        const streams = weights.map((pointer) => reader.weights(f, pointer, largest));
+        for (let v = 0; v < reader.chunk / 4; v += reader.parts) {
+          const numbers = Array.from({ length: m }, (_, i) =>
+            Array.from({ length: reader.parts }, (_, p) => {
+              const vector = v128.load(x, i * prepared + 16 * (v + p));
+              return columns > 1 ? f.keep(vector) : vector;
+            }),
+          );
+          for (const [c, stream] of streams.entries()) {
+            const weight = f.keep(stream.next().value as V);
+            for (const [i, row] of numbers.entries()) {
+              const own = into[i * columns + c] as readonly Local<"v128">[];
+              const [sum] = own as readonly [Local<"v128">];
+              if (reader.add) reader.add(f, weight, row, own);
+              else f.set(sum, madd(row[0] as V, weight, sum));
+            }
+          }
         }
       };
 
@@ -236,7 +250,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
 
       if (quick && quickRows) {
         f.set(largest, f32x4.const(0));
-        sumUp({ ...quick, quick });
+        sumUp({ ...quick, step, quick });
         let unusable: Value<"i32"> | undefined;
         if (quick.unusable) unusable = v128.anyTrue(quick.unusable(largest));
         else if (quick.parts > 1) {

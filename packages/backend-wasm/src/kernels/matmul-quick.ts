@@ -28,7 +28,6 @@ import {
   v128,
 } from "../asm.ts";
 import { pick, transpose4 } from "./matmul-pack.ts";
-import type { MultiplyAdd } from "./matmul-tile.ts";
 
 type V = Value<"v128">;
 type Sum = Local<"v128">;
@@ -37,19 +36,6 @@ type Sum = Local<"v128">;
 export const ROW = { factor: 0, unusable: 4, numbers: 16 } as const;
 /** Bytes of a prepared row of `steps` elements. */
 export const rowBytes = (steps: number): number => Math.ceil((ROW.numbers + 4 * steps) / 64) * 64;
-
-/** One chunk of weights: 16 bytes at `weights` + offset, against one chunk of every row. */
-interface ChunkArguments {
-  /** Loads vector `n` of the chunk of row `i`. */
-  readonly row: (i: number, n: number) => V;
-  readonly rows: number;
-  readonly weights: Value<"i32">;
-  /** Partial sums of row `i`, `parts` of them. */
-  readonly sums: (i: number) => readonly Sum[];
-  /** Largest code so far. */
-  readonly largest: Sum;
-  readonly multiplyAdd: MultiplyAdd;
-}
 
 export interface QuickReader {
   /** Elements in a chunk. */
@@ -60,8 +46,13 @@ export interface QuickReader {
   readonly span: number;
   /** The exponent that rows make up for; none: numbers are taken as they are. */
   readonly exponent?: number;
-  /** Adds the products of a chunk. */
-  add(f: Func, args: ChunkArguments): void;
+  /**
+   * Vectors of weights of the chunk at an address, one after another: code is written as they are asked
+   * for, so that those of several columns can be computed in step. `largest` keeps the largest code.
+   */
+  weights(f: Func, address: Value<"i32">, largest: Sum): Generator<V>;
+  /** Adds products with vectors of a row to partial sums. Default: one sum, in f32. */
+  add?(f: Func, weights: V, row: readonly V[], sums: readonly Sum[]): void;
   /** The sum of partial sums. */
   total(parts: readonly V[]): V;
   /** Whether the largest code is not finite. */
@@ -83,13 +74,10 @@ const bf16: QuickReader = {
   chunk: 8,
   parts: 1,
   span: Number.POSITIVE_INFINITY,
-  add(f, { row, rows, weights, sums, multiplyAdd }) {
-    const codes = f.keep(v128.load(weights));
-    const halves = [f.keep(i32x4.shl(codes, 16)), f.keep(v128.and(codes, HIGH_HALF))];
-    for (let i = 0; i < rows; i++) {
-      const [sum] = sums(i) as [Sum];
-      for (const [n, half] of halves.entries()) f.set(sum, multiplyAdd(row(i, n), half, sum));
-    }
+  *weights(f, address) {
+    const codes = f.keep(v128.load(address));
+    yield i32x4.shl(codes, 16);
+    yield v128.and(codes, HIGH_HALF);
   },
   total: first,
   layOut: pairs,
@@ -102,16 +90,11 @@ const f16: QuickReader = {
   parts: 1,
   span: Number.POSITIVE_INFINITY,
   exponent: 127 - 15,
-  add(f, { row, rows, weights, sums, largest, multiplyAdd }) {
-    const codes = f.keep(v128.load(weights));
+  *weights(f, address, largest) {
+    const codes = f.keep(v128.load(address));
     f.set(largest, i16x8.maxU(largest, i16x8.add(codes, codes)));
-    const halves = [i32x4.shl(codes, 16), codes].map((x) =>
-      f.keep(v128.and(i32x4.shrS(x, 3), F16_MASK)),
-    );
-    for (let i = 0; i < rows; i++) {
-      const [sum] = sums(i) as [Sum];
-      for (const [n, half] of halves.entries()) f.set(sum, multiplyAdd(row(i, n), half, sum));
-    }
+    yield v128.and(i32x4.shrS(i32x4.shl(codes, 16), 3), F16_MASK);
+    yield v128.and(i32x4.shrS(codes, 3), F16_MASK);
   },
   total: first,
   unusable: (largest) => i16x8.geU(largest, i16x8.splat(i32.const(0xf800))),
@@ -128,18 +111,13 @@ function f8(mantissa: number, bias: number, notFinite: number): QuickReader {
     parts: 1,
     span: Number.POSITIVE_INFINITY,
     exponent: 127 - bias,
-    add(f, { row, rows, weights, sums, largest, multiplyAdd }) {
-      const codes = f.keep(v128.load(weights));
+    *weights(f, address, largest) {
+      const codes = f.keep(v128.load(address));
       f.set(largest, i8x16.maxU(largest, i8x16.add(codes, codes)));
-      for (const [n, bytes] of [i16x8.shl(codes, 8), codes].entries()) {
+      for (const bytes of [i16x8.shl(codes, 8), codes]) {
         const halves = f.keep(v128.and(i16x8.shrS(bytes, shift), masks));
-        const quarters = [f.keep(i32x4.shl(halves, 16)), f.keep(v128.and(halves, HIGH_HALF))];
-        for (let i = 0; i < rows; i++) {
-          const [sum] = sums(i) as [Sum];
-          for (const [q, x] of quarters.entries()) {
-            f.set(sum, multiplyAdd(row(i, 2 * n + q), x, sum));
-          }
-        }
+        yield i32x4.shl(halves, 16);
+        yield v128.and(halves, HIGH_HALF);
       }
     },
     total: first,
@@ -156,14 +134,13 @@ const i8: QuickReader = {
   parts: 2,
   // Each adds at most 2^7 · 2^14 to a quarter of the lanes: far from 2^31.
   span: 1024,
-  add(f, { row, rows, weights, sums }) {
-    for (const half of [0, 1]) {
-      const numbers = f.keep(v128.load8x8S(weights, 8 * half));
-      for (let i = 0; i < rows; i++) {
-        for (const [part, sum] of sums(i).entries()) {
-          f.set(sum, i32x4.add(sum, i32x4.dotI16x8S(numbers, row(i, 2 * half + part))));
-        }
-      }
+  *weights(_, address) {
+    yield v128.load8x8S(address);
+    yield v128.load8x8S(address, 8);
+  },
+  add(f, weights, row, sums) {
+    for (const [part, sum] of sums.entries()) {
+      f.set(sum, i32x4.add(sum, i32x4.dotI16x8S(weights, row[part] as V)));
     }
   },
   total: ([high, low]) =>
@@ -220,7 +197,7 @@ export function prepareRow(
     const power = (x: Value<"i32">) => f32.reinterpretI32(i32.shl(i32.add(x, 127), 23));
     if (reader.parts > 1) {
       f.set(unusable, i32.gtS(exponent, 112));
-      f.if(i32.ltS(exponent, -100), () => f.set(exponent, -100));
+      f.if(i32.ltS(exponent, -113), () => f.set(exponent, -113));
       f.if(unusable, () => f.set(exponent, 0));
       f.set(scale, power(i32.sub(13, exponent)));
       f.set(factor, power(i32.sub(exponent, 13)));
