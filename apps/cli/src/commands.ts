@@ -11,6 +11,14 @@ export interface CommandEntry {
  * when it is called, and listed here once it exists.
  */
 export const commands: Record<string, CommandEntry> = {
+  demo: {
+    summary: "Train a small DeepSeek-V3 on real text in two minutes, and let it write",
+    load: async () => (await import("./commands/demo.ts")).demo,
+  },
+  generate: {
+    summary: "Continue a text with a model",
+    load: async () => (await import("./commands/generate.ts")).generate,
+  },
   inspect: {
     summary: "Parameters, bytes and cache size of a model",
     load: async () => (await import("./commands/inspect.ts")).inspect,

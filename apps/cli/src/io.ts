@@ -9,6 +9,8 @@ export interface Sink {
 
 /** All that a command knows of the world outside its arguments. */
 export interface Io {
+  /** What is piped in, if anything is. */
+  stdin?: AsyncIterable<Uint8Array>;
   /** Results: what a script reading the output wants. */
   stdout: Sink;
   /** Progress and remarks for people. */

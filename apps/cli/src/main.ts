@@ -22,5 +22,6 @@ process.stderr.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
 });
 
-const io = { stdout: process.stdout, stderr: process.stderr, signal, env: process.env };
+const stdin = process.stdin.isTTY ? undefined : process.stdin;
+const io = { stdin, stdout: process.stdout, stderr: process.stderr, signal, env: process.env };
 process.exitCode = await runCli(process.argv.slice(2), io, commands, version);

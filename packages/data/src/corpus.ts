@@ -7,6 +7,7 @@ import { randomStream } from "./random.ts";
 export interface DocumentTokenizer {
   encode(text: string): ArrayLike<number>;
   readonly special: {
+    readonly bos?: number;
     readonly eos?: number;
     readonly fimBegin?: number;
     readonly fimHole?: number;
@@ -16,7 +17,7 @@ export interface DocumentTokenizer {
 
 export interface Corpus {
   readonly tokens: Int32Array;
-  /** Document d is tokens[starts[d]] … tokens[starts[d + 1] − 1], its end-of-sequence token included. */
+  /** Document d is tokens[starts[d]] … tokens[starts[d + 1] − 1], the tokens around it included. */
   readonly starts: Float64Array;
 }
 
@@ -33,7 +34,8 @@ export interface EncodeCorpusOptions {
 }
 
 /**
- * Encodes documents, each followed by the end-of-sequence token. Empty documents are left out.
+ * Encodes documents, each after the begin-of-sentence token, where the tokenizer has one, and before
+ * the end-of-sequence token. Empty documents are left out.
  * @throws Error when the tokenizer lacks the tokens that this needs
  */
 export function encodeCorpus(
@@ -42,7 +44,7 @@ export function encodeCorpus(
   options: EncodeCorpusOptions = {},
 ): Corpus {
   const { fimRate = 0, seed = 0 } = options;
-  const { eos } = tokenizer.special;
+  const { bos, eos } = tokenizer.special;
   if (eos === undefined)
     throw new Error("the tokenizer has no end-of-sequence token, which ends each document");
   const random = randomStream(seed);
@@ -62,6 +64,7 @@ export function encodeCorpus(
   for (const text of texts) {
     if (text.length > 0) {
       const fim = fimRate > 0 && random() < fimRate;
+      if (bos !== undefined) append([bos]);
       append(fim ? fillInTheMiddle(text, tokenizer, random) : tokenizer.encode(text));
       append([eos]);
       starts.push(length);

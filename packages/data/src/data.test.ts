@@ -19,6 +19,11 @@ describe("encodeCorpus", () => {
     expect(Array.from(tokens)).toEqual([101, 102, 0, 103, 0]);
     expect(Array.from(starts)).toEqual([0, 3, 5]);
   });
+  test("begins every document where the tokenizer has a token for it", () => {
+    const { tokens, starts } = encodeCorpus(["ab", "c"], { ...units, special: { bos: 9, eos: 0 } });
+    expect(Array.from(tokens)).toEqual([9, 101, 102, 0, 9, 103, 0]);
+    expect(Array.from(starts)).toEqual([0, 4, 7]);
+  });
   test("rewrites about the given share for filling in the middle", () => {
     const { tokens } = encodeCorpus(
       Array.from({ length: 4000 }, () => "hello"),

@@ -101,12 +101,13 @@ export async function generate(
 function checkPrompts(
   c: ModelConfig,
   prompts: readonly (readonly number[])[],
-  { maxNewTokens, temperature = 0, topP = 1 }: GenerateOptions,
+  { maxNewTokens, temperature = 0, topK = 1, topP = 1 }: GenerateOptions,
 ): void {
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) {
     throw new RangeError(`maxNewTokens must be a whole number, is ${maxNewTokens}`);
   }
   if (!(temperature >= 0)) throw new RangeError(`temperature must be 0 or more, is ${temperature}`);
+  if (!(topK >= 1)) throw new RangeError(`topK must be 1 or more, is ${topK}`);
   if (!(topP > 0 && topP <= 1)) throw new RangeError(`topP must be above 0, at most 1, is ${topP}`);
   for (const [i, prompt] of prompts.entries()) {
     if (prompt.length === 0)

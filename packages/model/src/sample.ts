@@ -3,6 +3,8 @@
 export interface SampleOptions {
   /** 0 (the default) takes the most likely token; above, logits are divided by it. */
   readonly temperature?: number;
+  /** Samples from this many most likely tokens alone; from all unless told. */
+  readonly topK?: number;
   /** Samples from the fewest most likely tokens that together have this probability. 1: from all. */
   readonly topP?: number;
 }
@@ -22,21 +24,25 @@ export function randomSource(seed: number): () => number {
 /** A token of one row of logits [V]; equal logits by lower id. `random` is asked once, if at all. */
 export function sampleToken(
   logits: Float32Array,
-  { temperature = 0, topP = 1 }: SampleOptions,
+  { temperature = 0, topK = logits.length, topP = 1 }: SampleOptions,
   random: () => number,
 ): number {
   const best = logits.reduce((best, x, id) => (x > logits[best]! ? id : best), 0);
   if (temperature === 0) return best;
 
   const weights = Float64Array.from(logits, (x) => Math.exp((x - logits[best]!) / temperature));
-  if (topP >= 1) return draw(weights.keys(), weights, sumOf(weights) * random());
+  if (topP >= 1 && topK >= logits.length)
+    return draw(weights.keys(), weights, sumOf(weights) * random());
 
   const order = Uint32Array.from(weights.keys()).sort((a, b) => weights[b]! - weights[a]! || a - b);
-  const enough = topP * sumOf(weights);
+  const candidates = order.subarray(0, topK);
+  const enough = topP * candidates.reduce((sum, id) => sum + weights[id]!, 0);
   let kept = 0;
   let mass = 0;
-  while (kept === 0 || (mass < enough && kept < order.length)) mass += weights[order[kept++]!]!;
-  return draw(order.subarray(0, kept), weights, mass * random());
+  while (kept === 0 || (mass < enough && kept < candidates.length)) {
+    mass += weights[candidates[kept++]!]!;
+  }
+  return draw(candidates.subarray(0, kept), weights, mass * random());
 }
 
 /** The first id at which the running sum of weights passes `at`. */

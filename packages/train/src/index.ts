@@ -19,6 +19,7 @@ export {
   type RunResult,
   type RunSettings,
   readRun,
+  secondsPerStep,
   train,
 } from "./run.ts";
 export {
