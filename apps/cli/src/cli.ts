@@ -14,7 +14,7 @@ export async function runCli(
   commands: Record<string, CommandEntry>,
   version: string,
 ): Promise<number> {
-  const [name, ...rest] = argv;
+  const [name, rest] = splitName(argv, commands);
   try {
     if (name === undefined) {
       io.stderr.write(mainHelp(commands));
@@ -25,7 +25,7 @@ export async function runCli(
     } else if (name === "--help" || name === "-h" || (name === "help" && rest.length === 0)) {
       io.stdout.write(mainHelp(commands));
     } else if (name === "help") {
-      io.stdout.write(await helpOf(rest[0] as string, commands));
+      io.stdout.write(await helpOf(splitName(rest, commands)[0] as string, commands));
     } else if (asksForHelp(rest)) {
       io.stdout.write(await helpOf(name, commands));
     } else {
@@ -37,12 +37,32 @@ export async function runCli(
     // What a command throws because it was stopped is no failure of its own.
     if (io.signal.aborted) return EXIT.interrupted;
     const isUsage = error instanceof UsageError;
-    const program = name !== undefined && Object.hasOwn(commands, name) ? `dsv3 ${name}` : "dsv3";
+    const known =
+      name !== undefined && (Object.hasOwn(commands, name) || members(name, commands)[0]);
+    const program = known ? `dsv3 ${name}` : "dsv3";
     const message = describeError(error, !isUsage && io.env.DSV3_DEBUG === "1");
     const hint = isUsage ? `\nRun \`${program} --help\` to see what it takes.` : "";
     io.stderr.write(`${program}: ${message}${hint}\n`);
     return isUsage ? EXIT.usage : EXIT.failed;
   }
+}
+
+/** The command's name, which is one word or two (`tokenizer encode`), and what follows it. */
+function splitName(
+  argv: readonly string[],
+  commands: Record<string, CommandEntry>,
+): [name: string | undefined, rest: readonly string[]] {
+  const [first, second, ...rest] = argv;
+  const isGroup = members(first, commands).length > 0;
+  if (isGroup && second !== undefined && !second.startsWith("-")) {
+    return [`${first} ${second}`, rest];
+  }
+  return [first, argv.slice(1)];
+}
+
+/** The commands of two words that begin with this one. */
+function members(group: string | undefined, commands: Record<string, CommandEntry>): string[] {
+  return Object.keys(commands).filter((name) => name.startsWith(`${group} `));
 }
 
 function asksForHelp(argv: readonly string[]): boolean {
@@ -54,11 +74,19 @@ function find(name: string, commands: Record<string, CommandEntry>): CommandEntr
   const entry = Object.hasOwn(commands, name) ? commands[name] : undefined;
   if (entry) return entry;
   if (name.startsWith("-")) throw new UsageError(`unknown flag ${name} before a command`);
+  const group = members(name, commands);
+  if (group.length > 0) throw new UsageError(`what to do is missing: ${group.join(", ")}`);
   throw new UsageError(`unknown command "${name}"${suggestion(name, Object.keys(commands), "")}`);
 }
 
 async function helpOf(name: string, commands: Record<string, CommandEntry>): Promise<string> {
+  const group = members(name, commands);
+  if (group.length > 0) return mainHelp(pick(commands, group));
   return commandHelp(name, await find(name, commands).load());
+}
+
+function pick(commands: Record<string, CommandEntry>, names: string[]): typeof commands {
+  return Object.fromEntries(Object.entries(commands).filter(([name]) => names.includes(name)));
 }
 
 function mainHelp(commands: Record<string, CommandEntry>): string {

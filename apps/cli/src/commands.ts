@@ -27,4 +27,20 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Logits of given token ids, for comparing with other implementations",
     load: async () => (await import("./commands/logits.ts")).logits,
   },
+  "tokenizer encode": {
+    summary: "Token ids of a text, with the borders of the tokens in colours",
+    load: async () => (await import("./commands/tokenizer.ts")).encode,
+  },
+  "tokenizer decode": {
+    summary: "Text of token ids",
+    load: async () => (await import("./commands/tokenizer.ts")).decode,
+  },
+  "tokenizer train": {
+    summary: "Learn a vocabulary from texts",
+    load: async () => (await import("./commands/tokenizer-train.ts")).train,
+  },
+  "tokenizer inspect": {
+    summary: "What a tokenizer is made of",
+    load: async () => (await import("./commands/tokenizer.ts")).inspect,
+  },
 };

@@ -123,7 +123,7 @@ async function readAll(io: Io, what: string): Promise<Uint8Array> {
 
 /** "1 2 3", "1, 2, 3" or "[1, 2, 3]". Whether the vocabulary has them is for the tokenizer to say. */
 function parseIds(text: string): number[] {
-  const list = text.trim().replace(/^\[([^]*)\]$/, "$1");
+  const list = text.trim().replace(/^\[(.*)\]$/s, "$1");
   const words = list.split(/[\s,]+/).filter((word) => word !== "");
   return words.map((word, index) => {
     if (/^\d{1,10}$/.test(word)) return Number(word);
