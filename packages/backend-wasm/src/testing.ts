@@ -1,5 +1,5 @@
 /** Helpers of this package's tests. */
-import type { Backend, DType, Kernel, Program } from "@dsv3/tensor";
+import type { Backend, DeviceBuffer, DType, Kernel, Program } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
 
 /** A program of one kernel: slots that are not written are inputs, the others outputs. */
@@ -54,4 +54,58 @@ export function runProgram(
   for (const buffer of buffers) backend.free(buffer);
   executable.dispose();
   return results;
+}
+
+/** A buffer on every one of several backends. */
+class Copies implements DeviceBuffer {
+  readonly bytes: number;
+  readonly copies: readonly DeviceBuffer[];
+
+  constructor(copies: readonly DeviceBuffer[], bytes: number) {
+    this.copies = copies;
+    this.bytes = bytes;
+  }
+}
+
+/** Does everything on several backends, and throws where they are not the same, bit for bit. */
+export function agreeing(backends: readonly Backend[]): Backend {
+  const copy = (buffer: DeviceBuffer, i: number) => (buffer as Copies).copies[i] as DeviceBuffer;
+  const readSync = (buffer: DeviceBuffer) => {
+    const [first, ...others] = backends.map((b, i) => b.readSync(copy(buffer, i)));
+    others.forEach((other, i) => {
+      const at = other.findIndex((byte, place) => byte !== first?.[place]);
+      if (at >= 0) throw new Error(`backend ${i + 1} differs from backend 0 at byte ${at}`);
+    });
+    return first as Uint8Array;
+  };
+  return {
+    name: "agreeing",
+    alloc: (bytes) =>
+      new Copies(
+        backends.map((b) => b.alloc(bytes)),
+        bytes,
+      ),
+    free: (buffer) => backends.forEach((b, i) => void b.free(copy(buffer, i))),
+    write: (buffer, data, offset) =>
+      backends.forEach((b, i) => void b.write(copy(buffer, i), data, offset)),
+    read: async (buffer) => readSync(buffer),
+    readSync,
+    compile(program) {
+      const all = backends.map((b) => b.compile(program));
+      return {
+        run: (buffers) => all.forEach((e, i) => void e.run(buffers.map((b) => copy(b, i)))),
+        profile: (buffers) => {
+          const [first] = all as [(typeof all)[number]];
+          return first.profile(buffers.map((b) => copy(b, 0)));
+        },
+        dispose: () => {
+          for (const e of all) e.dispose();
+        },
+      };
+    },
+    memory: () => (backends[0] as Backend).memory(),
+    dispose: () => {
+      for (const b of backends) b.dispose();
+    },
+  };
 }

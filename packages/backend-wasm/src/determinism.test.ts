@@ -1,0 +1,132 @@
+import {
+  add,
+  attention,
+  type Backend,
+  compile,
+  countingSort,
+  crossEntropy,
+  groupedMatmul,
+  iota,
+  key,
+  linear,
+  matmul,
+  mean,
+  mul,
+  normal,
+  rem,
+  reshape,
+  rmsNorm,
+  rsqrt,
+  scatter,
+  setBackend,
+  silu,
+  sliceAxis,
+  square,
+  sub,
+  swiglu,
+  type Tensor,
+  take,
+  topK,
+  treeLeaves,
+  treeMap,
+  valueAndGrad,
+  zeros,
+} from "@dsv3/tensor";
+import { expect, test } from "vitest";
+import { wasmBackend } from "./index.ts";
+import { agreeing } from "./testing.ts";
+
+const [TOKENS, WIDTH, HEADS, EXPERTS, VOCABULARY] = [192, 96, 3, 4, 515];
+
+const SHAPES = {
+  embedding: [VOCABULARY, WIDTH],
+  norm: [WIDTH],
+  qkv: [3 * WIDTH, WIDTH],
+  out: [WIDTH, WIDTH],
+  router: [EXPERTS, WIDTH],
+  gate: [EXPERTS, 70, WIDTH],
+  up: [EXPERTS, 70, WIDTH],
+  down: [EXPERTS, WIDTH, 70],
+} as const;
+type Params = Record<keyof typeof SHAPES, Tensor>;
+
+/** One block of a transformer with attention and routed experts, and its loss. */
+function loss(w: Params, tokens: Tensor): Tensor {
+  let x = take(w.embedding, tokens);
+  const qkv = reshape(linear(rmsNorm(x, w.norm, 1e-6), w.qkv), [
+    1,
+    TOKENS,
+    3 * HEADS,
+    WIDTH / HEADS,
+  ]);
+  const heads = (n: number) => sliceAxis(qkv, 2, n * HEADS, (n + 1) * HEADS);
+  const attended = attention(heads(0), heads(1), heads(2), { scale: 0.2, causal: true });
+  x = add(x, linear(reshape(attended, [TOKENS, WIDTH]), w.out));
+  const h = rmsNorm(x, w.norm, 1e-6);
+  const { values, indices } = topK(silu(linear(h, w.router)), 1);
+  const { order, offsets } = countingSort(reshape(indices, [TOKENS]), EXPERTS);
+  const sent = take(h, order);
+  const hidden = swiglu(
+    groupedMatmul(sent, w.gate, offsets, { transposeB: true }),
+    groupedMatmul(sent, w.up, offsets, { transposeB: true }),
+  );
+  const back = groupedMatmul(hidden, w.down, offsets, { transposeB: true });
+  x = add(x, mul(scatter(zeros([TOKENS, WIDTH]), order, back, "add"), values));
+  const logits = matmul(x, w.embedding, { transposeB: true });
+  return mean(crossEntropy(logits, rem(add(tokens, 1), VOCABULARY)));
+}
+
+/** Three steps of training: losses and weights, as bits. */
+async function train(backend: Backend): Promise<Uint8Array[]> {
+  setBackend(backend);
+  const step = compile((w: Params, tokens: Tensor) => {
+    const [value, grads] = valueAndGrad(loss)(w, tokens);
+    // Steps of one length, so that rounding anywhere shows in every weight.
+    const next = treeMap(
+      (p, g) => sub(p, mul(mul(g, rsqrt(add(mean(square(g)), 1e-12))), 1e-3)),
+      w,
+      grads,
+    );
+    return { value, next };
+  });
+  let w = Object.fromEntries(
+    Object.entries(SHAPES).map(([name, shape], i) => [name, mul(normal(key(i), shape), 0.1)]),
+  ) as Params;
+  const results: Uint8Array[] = [];
+  for (let s = 0; s < 3; s++) {
+    const tokens = rem(iota(TOKENS), 7 + s);
+    const { value, next } = step(w, tokens);
+    results.push(value.bytesSync());
+    w = next as Params;
+  }
+  results.push(...treeLeaves(w).map((t) => (t as Tensor).bytesSync()));
+  return results;
+}
+
+test.each([true, false])(
+  "training gives the same bits with 1, 2 and 3 threads (relaxed SIMD: %s)",
+  async (relaxedSimd) => {
+    const backends = await Promise.all(
+      [1, 2, 3].map((threads) => wasmBackend({ threads, relaxedSimd })),
+    );
+    const all = agreeing(backends);
+    const first = await train(all);
+    expect(Number.isFinite(new Float32Array(first[0]!.buffer)[0])).toBe(true);
+    expect(first[0]).not.toEqual(first[1]);
+    all.dispose();
+  },
+  60_000,
+);
+
+test("the helper of these tests sees a difference of one bit", async () => {
+  const [a, b] = await Promise.all([wasmBackend({ threads: 1 }), wasmBackend({ threads: 1 })]);
+  const buffers = [a!.alloc(8), b!.alloc(8)];
+  a!.write(buffers[0]!, new Uint8Array(8));
+  b!.write(buffers[1]!, Uint8Array.of(0, 0, 0, 0, 0, 1, 0, 0));
+  const pair = agreeing([
+    { ...a!, alloc: () => buffers[0]! },
+    { ...b!, alloc: () => buffers[1]! },
+  ]);
+  expect(() => pair.readSync(pair.alloc(8))).toThrow("backend 1 differs from backend 0 at byte 5");
+  pair.dispose();
+});
