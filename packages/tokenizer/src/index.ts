@@ -7,6 +7,7 @@ export {
   encodeChat,
   formatChat,
 } from "./chat.ts";
+export { JoinedTokenSplitter, type JoinedTokenSplitterOptions } from "./joined-tokens.ts";
 export type { PreTokenizerName } from "./pretokenize.ts";
 export {
   SPECIAL_TOKENS,

@@ -87,7 +87,7 @@ export function recognisePreTokenizer(json: unknown): PreTokenizerName {
     if (canonical(PRE_TOKENIZERS[name].json) === wanted) return name;
   }
   throw new Error(
-    `pre_tokenizer ${wanted} is not implemented: expected that of ${PRE_TOKENIZER_NAMES.join(", ")}`,
+    `tokenizer.json: the pre_tokenizer ${wanted} is not implemented: expected that of ${PRE_TOKENIZER_NAMES.join(", ")}`,
   );
 }
 
