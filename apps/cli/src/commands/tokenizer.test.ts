@@ -185,6 +185,7 @@ describe("tokenizer inspect", () => {
     const { out } = await run(["inspect", "--tokenizer", dir, "--json"]);
     expect(JSON.parse(out)).toMatchObject({
       vocabSize: tokenizer.vocabSize,
+      merges: tokenizer.vocabSize - tokenizer.addedTokens.length - 256,
       preTokenizer: "deepseek-v3",
       special: { bos: tokenizer.specialId("bos") },
     });

@@ -80,7 +80,7 @@ export const inspect: Command = defineCommand({
     const report = {
       vocabSize: tokenizer.vocabSize,
       tokens: lengths.length,
-      merges: tokenizer.data.model.merges.length / 2,
+      merges: tokenizer.data.model.merges.length / 3,
       addedTokens: tokenizer.addedTokens.length,
       longestTokenBytes: lengths.reduce((longest, length) => Math.max(longest, length), 0),
       meanTokenBytes: lengths.reduce((sum, length) => sum + length, 0) / lengths.length,
