@@ -27,6 +27,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Logits of given token ids, for comparing with other implementations",
     load: async () => (await import("./commands/logits.ts")).logits,
   },
+  train: {
+    summary: "Train a model on texts, from nothing",
+    load: async () => (await import("./commands/train.ts")).train,
+  },
   "tokenizer encode": {
     summary: "Token ids of a text, with the borders of the tokens in colours",
     load: async () => (await import("./commands/tokenizer.ts")).encode,
