@@ -1,3 +1,4 @@
+export { type ConversationRows, packConversations } from "./conversations.ts";
 export {
   type Corpus,
   type DocumentTokenizer,
@@ -5,4 +6,6 @@ export {
   encodeCorpus,
 } from "./corpus.ts";
 export { fillInTheMiddle } from "./fim.ts";
+export { MixedRows, type MixturePosition } from "./mixture.ts";
 export { PackedRows, type Position, type TokenRows } from "./packing.ts";
+export { readRecord, type Sample } from "./record.ts";
