@@ -242,8 +242,9 @@ export function takeOutAddedTokens(
     isAdded[id] = 1;
   }
   for (const ids of [model.byteIds, model.merges]) {
-    const at = ids.findIndex((id) => isAdded[id] === 1);
-    if (at < 0) continue;
+    let at = 0;
+    while (at < ids.length && isAdded[ids[at]!] === 0) at++; // a loop, for there are 400,000
+    if (at === ids.length) continue;
     const content = addedTokens.find(({ id }) => id === ids[at])?.content;
     const what = ids === model.byteIds ? `byte ${at}` : `merge ${Math.floor(at / 3)}`;
     throw new Error(
