@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import type { BpeModel } from "./bpe.ts";
-import type { EncodeAnswer, EncodeJob } from "./encode-worker.ts";
+import type { EncodeAnswer, EncodeJob } from "./node-encode-worker.ts";
 import type { EncodeOptions, Tokenizer } from "./tokenizer.ts";
 import type { TokenizerData } from "./tokenizer-data.ts";
 
@@ -36,7 +36,7 @@ export class EncoderPool {
     }
     const data: TokenizerData = { ...tokenizer.data, model: shareModel(tokenizer.data.model) };
     const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
-    const url = new URL(`./encode-worker.${extension}`, import.meta.url);
+    const url = new URL(`./node-encode-worker.${extension}`, import.meta.url);
     for (let i = 0; i < this.threads; i++) {
       const worker = new Worker(url, { workerData: data, name: "dsv3-encode" });
       worker.unref();
