@@ -5,6 +5,7 @@ import { Template } from "@huggingface/jinja";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type ChatMessage, encodeChat, formatChat } from "./chat.ts";
+import { CHAT_TEMPLATE } from "./chat-template.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { trainBpe } from "./train.ts";
 
@@ -45,8 +46,11 @@ describe("DeepSeek-V3's chat template", () => {
     }
   });
 
-  it("renders any conversation as the published template does, and gives the ids of its text", () => {
-    const template = new Template(config.chat_template);
+  it.each([
+    ["the published template does", config.chat_template],
+    ["the template that goes with trained vocabularies does", CHAT_TEMPLATE],
+  ])("renders any conversation as %s, and gives the ids of its text", (_, source) => {
+    const template = new Template(source);
     const text = fc.oneof(
       fc.constantFrom("", "Hi", "\n", "18C\n\n", " a", "!", "你好", "x\n"),
       fc.string({ unit: "binary", maxLength: 12 }).map((raw) => raw.toWellFormed()),
@@ -173,6 +177,12 @@ describe("what stands in a message", () => {
   ])("is refused with its index: %s", (_, message, error) => {
     const messages = [{ role: "user", content: "x" }, message] as ChatMessage[];
     expect(() => encodeChat(tokenizer, messages)).toThrow(error);
+  });
+
+  it("a trained vocabulary has the template in its config if it has the tokens", () => {
+    expect(trainBpe(["a b c"], { vocabSize: 300 }).config.chat_template).toBe(CHAT_TEMPLATE);
+    const bare = trainBpe(["a b c"], { vocabSize: 300, specialTokens: ["<｜User｜>"] });
+    expect(bare.config).not.toHaveProperty("chat_template");
   });
 
   it("needs the template's tokens in the vocabulary", () => {

@@ -54,7 +54,7 @@ describe("a template of a folder", () => {
     expect(await jinja.render(hi, options)).toBe("<s>fhi");
     const ids = await jinja.encode(hi, options);
     expect(ids[0]).toBe(idOf(tokenizer, "<s>"));
-    expect(() => new JinjaChat(trained)).toThrow("no chat_template");
+    expect(() => new JinjaChat(chatml)).toThrow("no chat_template");
   });
 
   it("DeepSeek-V3's own gives the ids that are built in", async () => {

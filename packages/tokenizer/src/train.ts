@@ -1,5 +1,6 @@
 import type { AddedToken } from "./added-tokens.ts";
 import { BYTE_TO_CHAR } from "./bytes.ts";
+import { CHAT_TEMPLATE } from "./chat-template.ts";
 import { learnMerges } from "./learn-merges.ts";
 import { type PreTokenizerName, scannerOf } from "./pretokenize.ts";
 import { SPECIAL_TOKENS, type TokenizerConfig } from "./special.ts";
@@ -184,6 +185,10 @@ function configOf(special: readonly string[]): TokenizerConfig {
   };
   for (const role of ["bos", "eos", "pad"] as const) {
     if (special.includes(SPECIAL_TOKENS[role])) config[`${role}_token`] = SPECIAL_TOKENS[role];
+  }
+  const needed = CHAT_TEMPLATE.match(/<｜.*?｜>/gu) ?? [];
+  if (needed.every((token) => special.includes(token)) && config.bos_token !== undefined) {
+    config.chat_template = CHAT_TEMPLATE;
   }
   return config;
 }
