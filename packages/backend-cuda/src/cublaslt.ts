@@ -92,8 +92,16 @@ export class CublasLt {
       );
     set(DESC.transA, int32(b.transposed ? 1 : 0));
     set(DESC.transB, int32(a.transposed ? 1 : 0));
-    if (b.scale) set(DESC.scaleModeA, int32(SCALE_MODE[b.scale.mode]));
-    if (a.scale) set(DESC.scaleModeB, int32(SCALE_MODE[a.scale.mode]));
+    // No algorithm is found for scales without an address; the true one is known only in a run.
+    const anywhere = uint64(this.#workspace);
+    if (b.scale) {
+      set(DESC.scaleModeA, int32(SCALE_MODE[b.scale.mode]));
+      set(DESC.scaleA, anywhere);
+    }
+    if (a.scale) {
+      set(DESC.scaleModeB, int32(SCALE_MODE[a.scale.mode]));
+      set(DESC.scaleB, anywhere);
+    }
     const layouts = [
       this.#layout(b, gemm.n, gemm.k, gemm.batch),
       this.#layout(a, gemm.k, gemm.m, gemm.batch),

@@ -246,12 +246,18 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
 extern "C" __global__ void __launch_bounds__(128) mla_combine(bf16* __restrict__ out, f32* __restrict__ lse,
     const f32* __restrict__ partial, const f32* __restrict__ partial_lse) {
   __shared__ f32 weights[SPLITS];
-  const int b = blockIdx.x / ROW_COUNT, row = blockIdx.x % ROW_COUNT;
+  const int b = blockIdx.x / ROW_COUNT, row = blockIdx.x % ROW_COUNT, lane = threadIdx.x & 31;
   const f32* logs = partial_lse + (i64)blockIdx.x * SPLITS;
-  f32 top = -INF, sum = 0;
-  for (int i = 0; i < SPLITS; ++i) top = fmaxf(top, logs[i]);
-  for (int i = 0; i < SPLITS; ++i) sum += top == -INF ? 0.0f : exp2f(logs[i] - top);
-  for (int i = threadIdx.x; i < SPLITS; i += 128) weights[i] = logs[i] == -INF ? 0.0f : exp2f(logs[i] - top) / sum;
+  f32 top = -INF, sum = 0; // by every warp for itself
+  for (int i = lane; i < SPLITS; i += 32) top = fmaxf(top, logs[i]);
+  top = warp_max(top);
+  for (int i = lane; i < SPLITS; i += 32) {
+    const f32 w = logs[i] == -INF ? 0.0f : exp2f(logs[i] - top);
+    sum += w;
+    if (threadIdx.x < 32) weights[i] = w;
+  }
+  sum = warp_sum(sum);
+  const f32 factor = sum > 0 ? 1.0f / sum : 0.0f;
   __syncthreads();
   bf16* to = out + ${at(k.out, "b", "row / HEADS", "row % HEADS")};
   for (int c = threadIdx.x * 4; c < V_WIDTH; c += 512) {
@@ -262,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(128) mla_combine(bf16* __restrict__
       const float4 x = *(const float4*)(partial + ((i64)blockIdx.x * SPLITS + i) * V_WIDTH + c);
       if (w > 0) { o.x += w * x.x; o.y += w * x.y; o.z += w * x.z; o.w += w * x.w; }
     }
-    *(uint2*)(to + c) = make_uint2(pack(o.x, o.y), pack(o.z, o.w));
+    *(uint2*)(to + c) = make_uint2(pack(o.x * factor, o.y * factor), pack(o.z * factor, o.w * factor));
   }
   if (threadIdx.x == 0) write_lse(lse, b, row, sum > 0 ? top + log2f(sum) : -INF);
 }

@@ -68,18 +68,17 @@ export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
   const longest = Math.max(0, ...inner.map((space) => space?.total ?? 0));
   const wide = isWide(kernel, outer);
   const common = { outer, inner, wide };
-  const all = kernel.stages.flatMap((stage) => accesses(kernel, stage));
 
   if (inner.every((space) => space === undefined)) {
     const threads = device.multiprocessors * 256;
-    const width = laneWidth(kernel, "outer", outer, inner, all, Math.ceil(outer.total / threads));
+    const width = laneWidth(kernel, "outer", outer, inner, Math.ceil(outer.total / threads));
     const group = outer.total / width < threads ? 128 : 256;
     return { ...common, lanes: "outer", width, group, across: 1, pieces: 1 };
   }
 
   const lanes = chooseLanes(kernel, outer, inner);
   if (lanes === "outer") {
-    const width = laneWidth(kernel, lanes, outer, inner, all, Math.ceil(outer.total / 32), 4);
+    const width = laneWidth(kernel, lanes, outer, inner, Math.ceil(outer.total / 32), 4);
     const across = longest >= 64 ? 8 : longest >= 8 ? 4 : 1;
     const group = across === 1 ? 128 : 32;
     const blocks = Math.ceil(outer.total / (group * width));
@@ -88,7 +87,7 @@ export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
     return { ...common, lanes, width, group, across, pieces };
   }
 
-  const width = laneWidth(kernel, lanes, outer, inner, all, longest);
+  const width = laneWidth(kernel, lanes, outer, inner, longest);
   const vectors = Math.ceil(longest / width);
   const many = outer.total >= device.multiprocessors * 8;
   const perThread = many ? 4 : 1;
@@ -112,7 +111,10 @@ function nextPowerOfTwo(n: number): number {
   return 2 ** Math.ceil(Math.log2(n));
 }
 
-/** Lanes go along the space in which more of the stages' bytes lie side by side. */
+/**
+ * Lanes go along the space in which more of the stages' bytes lie side by side. What does not vary
+ * over a space is read once and then cached, so it counts by its own elements.
+ */
 function chooseLanes(
   kernel: LoopKernel,
   outer: Space,
@@ -126,8 +128,12 @@ function chooseLanes(
     for (const { index, dtype } of accesses(kernel, stage)) {
       const isInner = space.vars.some((v) => (index.strides[v] ?? 0) !== 0);
       if (!isInner) continue;
-      if (lastRun(index, space).stride === 1) alongInner += dtypeBytes(dtype);
-      else if (lastRun(index, outer).stride === 1) alongOuter += dtypeBytes(dtype);
+      const bytes = [...outer.vars, ...space.vars].reduce(
+        (n, v) => ((index.strides[v] ?? 0) === 0 ? n : n * (kernel.vars[v] as number)),
+        dtypeBytes(dtype),
+      );
+      if (lastRun(index, space).stride === 1) alongInner += bytes;
+      else if (lastRun(index, outer).stride === 1) alongOuter += bytes;
     }
   });
   return alongOuter > alongInner ? "outer" : "inner";
@@ -142,7 +148,6 @@ function laneWidth(
   lanes: "outer" | "inner",
   outer: Space,
   inner: readonly (Space | undefined)[],
-  all: readonly Access[],
   enough: number,
   most = 16,
 ): number {
@@ -156,11 +161,14 @@ function laneWidth(
         return run.size % width === 0;
       });
     });
-  const spaces = [outer, ...inner.filter((s) => s !== undefined)];
-  const laneSpaces = lanes === "outer" ? [outer] : inner.filter((s) => s !== undefined);
-  const sizes = all
-    .filter(({ index, dtype }) => laneSpaces.some((l) => vectorises(index, dtype, 2, l, spaces)))
-    .map(({ dtype }) => dtypeBytes(dtype));
+  const sizes = kernel.stages.flatMap((stage, s) => {
+    const own = inner[s];
+    const laneSpace = lanes === "outer" ? outer : own;
+    const spaces = own === undefined ? [outer] : [outer, own];
+    return accesses(kernel, stage)
+      .filter(({ index, dtype }) => vectorises(index, dtype, 2, laneSpace, spaces))
+      .map(({ dtype }) => dtypeBytes(dtype));
+  });
   if (sizes.length === 0) return 1;
   const widest = Math.max(...sizes);
   let width = Math.min(most, 16 / Math.min(...sizes), 32 / widest);
