@@ -80,10 +80,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   if (m === 0 || n === 0 || matrices === 0) return { phases: [] };
   const exact: Reader = { step: STEP, parts: 1, span: Number.POSITIVE_INFINITY };
   const quick = quickReader(kernel);
-  const columns = Math.min(
-    n,
-    Math.max(1, Math.floor((COLUMNS[m - 1] as number) / (quick?.parts ?? 1))),
-  );
+  const columns = Math.min(n, COLUMNS[m - 1] as number, quick?.columns ?? n);
   const groups = Math.ceil(n / columns);
   const size = dtypeBytes(b.dtype);
   const madd = multiplyAdd(target);
