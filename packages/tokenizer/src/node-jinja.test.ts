@@ -138,6 +138,7 @@ describe("a hostile template", () => {
       "{% for i in range(9999) %}{% for j in range(9999) %}{% for k in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
     ],
     ["a macro that calls itself", "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"],
+    ["a macro that is given itself", "{% macro f(g) %}{{ g(g) }}{% endmacro %}{{ f(f) }}"],
     [
       "a string that doubles",
       "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
