@@ -30,8 +30,14 @@ export function operandOf(node: Node, i: number): Tensor {
   const view = viewOf(t);
   if (view === undefined) return t;
   if (i < (WHOLE_FROM[node.op] ?? Number.POSITIVE_INFINITY)) return view.base;
-  const same = view.offset === 0 && view.base.size === t.size;
-  return same && view.strides.join() === contiguous(t.shape).join() ? view.base : t;
+  return wholeView(t) ?? t;
+}
+
+/** The tensor that has the same elements as `t` in the same order, if `t` is a view of one. */
+export function wholeView(t: Tensor): Tensor | undefined {
+  const view = viewOf(t);
+  if (view === undefined || view.offset !== 0 || view.base.size !== t.size) return undefined;
+  return view.strides.join() === contiguous(t.shape).join() ? view.base : undefined;
 }
 
 /** Collects the tensors that a kernel's slots stand for. */

@@ -5,7 +5,7 @@ import { type Graph, nodeOf } from "../graph.ts";
 import { describe } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Entry, schedule } from "./groups.ts";
-import { lowerKernel, operandOf, trafficOf } from "./kernels.ts";
+import { lowerKernel, operandOf, trafficOf, wholeView } from "./kernels.ts";
 import { lowerGroup } from "./loops.ts";
 import { updatesInPlace } from "./merge.ts";
 import { planMemory } from "./plan.ts";
@@ -18,16 +18,17 @@ interface Draft {
 
 /**
  * @param inputs symbols in the order of the program's inputs.
- * @param outputs distinct results; one that is an input itself must be donated.
+ * @param results distinct; one that is an input itself must be donated.
  * @param donated inputs whose memory results may take over.
  */
 export function lower(
   name: string,
   graph: Graph,
   inputs: readonly Tensor[],
-  outputs: readonly Tensor[],
+  results: readonly Tensor[],
   donated: ReadonlySet<Tensor>,
 ): Program {
+  const outputs = storedAs(results, donated);
   const plan = chooseRoots(graph.nodes, outputs);
   const drafts = draftSteps(schedule(plan), plan.roots, new Set(outputs));
 
@@ -78,6 +79,21 @@ export function lower(
     })),
     scratchBytes: total,
   };
+}
+
+/**
+ * What each result is in memory. A reshape of a whole tensor is the same bytes, so that tensor is
+ * stored in its place, unless it is a result already or memory that stays the caller's.
+ */
+function storedAs(results: readonly Tensor[], donated: ReadonlySet<Tensor>): Tensor[] {
+  const taken = new Set(results);
+  return results.map((result) => {
+    const base = wholeView(result);
+    if (base === undefined || taken.has(base)) return result;
+    if (nodeOf(base).op === "input" && !donated.has(base)) return result;
+    taken.add(base);
+    return base;
+  });
 }
 
 function bytesOf(t: Tensor): number {

@@ -1,0 +1,59 @@
+import { beforeAll, expect, test } from "vitest";
+import { compile } from "../compile.ts";
+import { zeros } from "../ops/create.ts";
+import { scatter } from "../ops/indexed.ts";
+import { matmul } from "../ops/matrix.ts";
+import { add } from "../ops/pointwise.ts";
+import { reshape } from "../ops/shape.ts";
+import { setBackend, type Tensor, tensor } from "../tensor.ts";
+import { referenceBackend } from "../testing/index.ts";
+
+beforeAll(() => setBackend(referenceBackend()));
+
+/** A cache of pages [2, 3, 2] with a row written at each of two places. */
+const append = (cache: Tensor, rows: Tensor, at: Tensor) =>
+  reshape(scatter(reshape(cache, [6, 2]), at, rows, "set"), [2, 3, 2]);
+const rows = () => tensor([1, 2, 3, 4], { shape: [2, 2] });
+const at = () => tensor([4, 1], { dtype: "i32" });
+const WRITTEN = [0, 0, 3, 4, 0, 0, 0, 0, 1, 2, 0, 0];
+
+test("a donated cache is written in place, through any reshapes", async () => {
+  const run = compile(append, { donate: [0] });
+  const program = run.program(zeros([2, 3, 2]), rows(), at());
+  expect(program.toString()).toContain("1 kernels");
+  expect(program.toString()).toContain("0.00 MiB scratch");
+  let cache = zeros([2, 3, 2]);
+  cache = run(cache, rows(), at());
+  expect(cache.shape).toEqual([2, 3, 2]);
+  expect(Array.from(await cache.data())).toEqual(WRITTEN);
+});
+
+test("a cache that is not given away stays as it was", async () => {
+  const cache = zeros([2, 3, 2]);
+  const updated = compile(append)(cache, rows(), at());
+  expect(Array.from(await updated.data())).toEqual(WRITTEN);
+  expect(Array.from(await cache.data())).toEqual(new Array(12).fill(0));
+});
+
+test("two results of the same elements have memory of their own", async () => {
+  const run = compile((a: Tensor) => {
+    const product = matmul(a, a);
+    return { square: product, flat: reshape(product, [4]), column: reshape(product, [4, 1]) };
+  });
+  const { square, flat, column } = run(tensor([1, 2, 3, 4], { shape: [2, 2] }));
+  square.dispose();
+  flat.dispose();
+  expect(Array.from(await column.data())).toEqual([7, 10, 15, 22]);
+});
+
+test("a reshape of an argument is a copy, unless the argument is given away", async () => {
+  const x = tensor([1, 2]);
+  const flat = compile((x: Tensor) => reshape(x, [2, 1]))(x);
+  flat.dispose();
+  expect(Array.from(await x.data())).toEqual([1, 2]);
+  const moved = compile((x: Tensor) => ({ same: reshape(x, [2, 1]), more: add(x, 1) }), {
+    donate: [0],
+  })(x);
+  expect(Array.from(await moved.same.data())).toEqual([1, 2]);
+  expect(Array.from(await moved.more.data())).toEqual([2, 3]);
+});
