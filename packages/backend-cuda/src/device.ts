@@ -75,6 +75,8 @@ export function resolve(at: Place, bindings: Bindings): number {
 
 /** Bytes of parameter memory that one argument takes here. */
 const ARG_BYTES = 128;
+/** Pointers in the 32,764 bytes of parameters that a kernel may have (CUDA 12.1 and later). */
+const MOST_ARGS = 4095;
 
 /** Writes kernel parameters into reusable memory; the pointers to them are what a launch is given. */
 export class Parameters {
@@ -96,9 +98,8 @@ export class Parameters {
       into: number,
     ) => void,
   ) {
-    const most = 64;
-    const values = new Uint8Array(new ArrayBuffer(ARG_BYTES * (most + 1)));
-    this.pointers = new Uint8Array(new ArrayBuffer(8 * most));
+    const values = new Uint8Array(new ArrayBuffer(ARG_BYTES * (MOST_ARGS + 1)));
+    this.pointers = new Uint8Array(new ArrayBuffer(8 * MOST_ARGS));
     const address = addressOf(values);
     const skip = (ARG_BYTES - (address % ARG_BYTES)) % ARG_BYTES; // tensor maps need 64-byte alignment
     this.#values = new DataView(values.buffer, skip);

@@ -87,8 +87,12 @@ function foldBatch(kernel: MatmulKernel): MatmulKernel {
   return { kind: "matmul", batch, m, n: kernel.n, k: kernel.k, a, b, out, ...(add ? { add } : {}) };
 }
 
-/** The dtype in which a product is computed; "f8" natively; undefined: integers. */
-function productType({ a, b }: MatmulKernel): DType | "f8" | undefined {
+/**
+ * The dtype of the factors; "f8" natively; undefined: integers. An f32 factor is rounded where the
+ * other one and the result are 16 bits wide: the result's own rounding is as large, and f32 products
+ * take ten times as long (the gradient of an f32 loss for bf16 weights).
+ */
+function productType({ a, b, out }: MatmulKernel): DType | "f8" | undefined {
   const integer = (view: MatrixView) => !isFloat(view.dtype) && view.scale === undefined;
   if (integer(a) && integer(b)) return undefined;
   const isF8 = (view: MatrixView) => view.dtype === "f8e4m3" || view.dtype === "f8e5m2";
@@ -100,7 +104,9 @@ function productType({ a, b }: MatmulKernel): DType | "f8" | undefined {
   const [ha, hb] = [half(a), half(b)];
   if (ha !== undefined && (hb === ha || narrow(b))) return ha;
   if (hb !== undefined && narrow(a)) return hb;
-  return "f32";
+  const rounded = ha ?? hb;
+  const f32 = a.dtype === "f32" || b.dtype === "f32";
+  return rounded !== undefined && f32 && out.dtype === rounded ? rounded : "f32";
 }
 
 interface Fp8Scales {
@@ -234,6 +240,12 @@ class Workspace {
     const transposed = view.row === 1 && (view.col >= rows || columns === 1);
     // An operand of one row or column that steps through memory is as good as a transposed one.
     if (view.dtype === dtype && view.scale === undefined && (straight || transposed)) return view;
+    if (transposed && !straight && view.scale === undefined) {
+      // Converted as it lies: a copy that transposes takes several times as long.
+      const { row, col } = view;
+      const copy = this.operand({ ...view, row: col, col: row }, batch, columns, rows, dtype);
+      return { ...copy, row: copy.col, col: copy.row };
+    }
     // Axes that only repeat are not written out.
     const kept = batch.map((size, i) =>
       view.batch[i] === 0 && scaleStride(view, i) === 0 ? 1 : size,

@@ -171,6 +171,12 @@ export const PATH_CASES: readonly PathCase[] = [
     tolerance: 1e-2,
   },
   {
+    name: "weights' gradient from an f32 loss",
+    args: [x(96, 64), of("bf16", 96, 48)],
+    fn: (g, a) => matmul(g, a, { transposeA: true, dtype: "bf16" }),
+    tolerance: 5e-3,
+  },
+  {
     name: "batches that share weights",
     args: [x(3, 20, 64), x(64, 48)],
     fn: (a, w) => matmul(a, w),
