@@ -1,0 +1,51 @@
+/** Kernels as generated, run on the CPU, against the tensor package's reference. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Backend } from "@dsv3/tensor";
+import { referenceBackend } from "@dsv3/tensor/testing";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { PATH_CASES, runPathCase, worstError } from "./cases.ts";
+import { emulatedBackend, emulatorAvailable } from "./emulator.ts";
+
+// The rest takes minutes on a CPU; on a GPU all of them run.
+const QUICK = new Set([
+  "vectors of bf16 and f32",
+  "odd sizes",
+  "norm of long rows",
+  "sum of columns",
+  "softmax of columns",
+  "top 8 of 256",
+  "top 50 of 5000",
+  "sort of 5000",
+  "cumsum of rows",
+  "scatter of few",
+  "1 rows times bf16 weights",
+  "3 rows times f8e4m3 weights",
+  "batches that share weights",
+  "weights' gradient from an f32 loss",
+]);
+
+describe.skipIf(!emulatorAvailable())("on the CPU", () => {
+  let cache: string;
+  let emulated: Backend;
+  let reference: Backend;
+  beforeAll(() => {
+    cache = mkdtempSync(join(tmpdir(), "dsv3-paths-"));
+    emulated = emulatedBackend(cache);
+    reference = referenceBackend();
+  });
+  afterAll(() => {
+    emulated.dispose();
+    reference.dispose();
+    rmSync(cache, { recursive: true, force: true });
+  });
+
+  const cases = PATH_CASES.filter((c) => QUICK.has(c.name));
+  test("every quick case has a name that exists", () => expect(cases).toHaveLength(QUICK.size));
+
+  test.each(cases.map((c) => [c.name, c] as const))("%s", { timeout: 120_000 }, (_, c) => {
+    const error = worstError(runPathCase(emulated, c), runPathCase(reference, c));
+    expect(error).toBeLessThanOrEqual(c.tolerance ?? 3e-6);
+  });
+});
