@@ -1,71 +1,14 @@
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type ModelConfig, preset } from "@dsv3/model";
 import { disposeTree, memory, setBackend, treePaths } from "@dsv3/tensor";
 import { referenceBackend } from "@dsv3/tensor/testing";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { RowSource } from "./batches.ts";
 import { checkpointFolder, listCheckpoints } from "./checkpoints.ts";
-import { DivergedError, type RunMetrics, type RunSettings, train } from "./run.ts";
+import { DivergedError, type RunMetrics, type RunSettings, readRun, train } from "./run.ts";
+import { smallConfig as config, counting, smallSettings as settings } from "./testing.ts";
 
 beforeAll(() => setBackend(referenceBackend()));
-
-/** One routed layer of the smallest sizes: a step takes milliseconds even on the reference backend. */
-const config: ModelConfig = {
-  ...preset("tiny"),
-  vocabSize: 16,
-  hiddenSize: 8,
-  intermediateSize: 8,
-  numHiddenLayers: 1,
-  firstKDenseReplace: 0,
-  numNextnPredictLayers: 1,
-  numAttentionHeads: 1,
-  qLoraRank: null,
-  kvLoraRank: 4,
-  qkNopeHeadDim: 4,
-  qkRopeHeadDim: 2,
-  vHeadDim: 4,
-  moeIntermediateSize: 4,
-  nRoutedExperts: 4,
-  numExpertsPerTok: 2,
-  nGroup: 2,
-  topkGroup: 1,
-};
-
-const settings: RunSettings = {
-  steps: 6,
-  batch: 2,
-  length: 6,
-  accumulate: 1,
-  learningRate: [{ shape: "linear", steps: 2, to: 0.01 }],
-  biasSpeed: 0.001,
-  mtpWeight: 0.3,
-  balanceWeight: 1e-4,
-  seed: 5,
-  checkpointEvery: 2,
-  keepCheckpoints: 2,
-};
-
-/** Counts upwards, so that the next token can be learnt. */
-function counting(): RowSource {
-  let at = 0;
-  return {
-    get position() {
-      return at;
-    },
-    seek(position: number) {
-      at = position;
-    },
-    next(rows, length) {
-      const value = (i: number) => (at + i) % 16;
-      const inputIds = Int32Array.from({ length: rows * length }, (_, i) => value(i));
-      const targets = Int32Array.from({ length: rows * length }, (_, i) => value(i + 1));
-      at += rows * length;
-      return { inputIds, targets };
-    },
-  } as RowSource;
-}
 
 let dir: string;
 beforeEach(async () => {
@@ -147,6 +90,31 @@ describe("train", () => {
     expect(await losses(run)).toEqual(await losses(whole));
   });
 
+  test("batches for an update grow, and bf16 moments resume exactly too", async () => {
+    const ramped: RunSettings = {
+      ...settings,
+      accumulate: 3,
+      ramp: { from: 1, steps: 4 },
+      momentDtype: "bf16",
+    };
+    const whole = join(dir, "whole");
+    const expected = await weightsOf(await train(whole, config, ramped, counting()));
+    const counts = (await metrics(whole)).map((m, i, all) => m.tokens - (all[i - 1]?.tokens ?? 0));
+    expect(counts.map((tokens) => tokens / 12)).toEqual([1, 1, 2, 2, 3, 3]);
+    const stop = new AbortController();
+    const onStep = ({ step }: RunMetrics) => step === 3 && stop.abort();
+    const cut = join(dir, "cut");
+    const first = await train(cut, config, ramped, counting(), { signal: stop.signal, onStep });
+    disposeTree(first.params);
+    const { settings: saved } = await readRun(cut);
+    const second = await train(cut, config, saved, counting(), { resume: true });
+    expect(await weightsOf(second)).toEqual(expected);
+    const wrong = { ...ramped, ramp: { from: 4, steps: 1 } };
+    await expect(train(join(dir, "z"), config, wrong, counting())).rejects.toThrow(
+      "ramp starts with 4 batches",
+    );
+  });
+
   test("gradients of several batches are averaged", async () => {
     const one = await weightsOf(
       await train(join(dir, "one"), config, { ...settings, steps: 1, batch: 4 }, counting()),
@@ -190,6 +158,10 @@ describe("train", () => {
     await expect(train(run, config, settings, counting(), { resume: true })).rejects.toThrow(
       "other settings",
     );
+    await writeFile(join(dir, "note.txt"), "mine");
+    await expect(train(dir, config, settings, counting())).rejects.toThrow(/is not empty/);
+    await writeFile(join(run, "run.json"), "{");
+    await expect(readRun(run)).rejects.toThrow("run.json is damaged: it is no JSON");
     const bad = (s: Partial<RunSettings>) =>
       train(join(dir, "y"), config, { ...settings, ...s }, counting());
     await expect(bad({ batch: 0 })).rejects.toThrow(

@@ -68,7 +68,7 @@ export interface RunOptions extends RunEvents {
   readonly resume?: boolean;
   /** See RunRecord. */
   readonly source?: unknown;
-  /** Files that go into each checkpoint beside the model, such as tokenizer.json. */
+  /** Files that go into the run's folder and into each checkpoint, such as tokenizer.json. */
   readonly extraFiles?: Readonly<Record<string, Uint8Array>>;
 }
 
@@ -122,7 +122,7 @@ export async function train(
 ): Promise<RunResult> {
   checkSettings(settings, config);
   if (resume) await checkSameRun(dir, { settings, config, source });
-  else await startRun(dir, { settings, config, source });
+  else await startRun(dir, { settings, config, source }, extraFiles);
 
   const loaded = resume
     ? await loadTraining(dir, (step, why) =>
@@ -255,8 +255,12 @@ function compiledStep(config: ModelConfig, { mtpWeight, balanceWeight }: RunSett
   return trainStep(config, { loss: { mtpWeight, balanceWeight }, optimizer: ADAMW, clip: 1 });
 }
 
-/** Writes run.json, whole or not at all. */
-async function startRun(dir: string, record: RunRecord): Promise<void> {
+/** Makes the folder; run.json comes last, whole or not at all. */
+async function startRun(
+  dir: string,
+  record: RunRecord,
+  extraFiles: Readonly<Record<string, Uint8Array>>,
+): Promise<void> {
   const file = join(dir, "run.json");
   if (await readFile(file).catch(() => undefined)) {
     throw new Error(`${dir} holds a run already; resume it, or choose another folder`);
@@ -269,6 +273,7 @@ async function startRun(dir: string, record: RunRecord): Promise<void> {
     throw new Error(`${dir} is not empty (it holds ${others[0]}); choose another folder`);
   }
   await mkdir(join(dir, "checkpoints"), { recursive: true });
+  for (const [name, bytes] of Object.entries(extraFiles)) await writeFile(join(dir, name), bytes);
   await replaceFile(file, `${JSON.stringify(record, null, 2)}\n`);
 }
 

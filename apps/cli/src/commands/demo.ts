@@ -1,5 +1,5 @@
 import { mkdir } from "node:fs/promises";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import { wasmBackend } from "@dsv3/backend-wasm";
 import { type Corpus, encodeCorpus, PackedRows } from "@dsv3/data";
 import {
@@ -106,7 +106,7 @@ export const demo: Command = defineCommand({
       }
       const elapsed = (performance.now() - began) / 1000;
       if (json) printJson(io.stdout, { model, seconds: elapsed, models: outcomes, samples });
-      else say.next(relative(process.cwd(), model), elapsed);
+      else say.next(model, elapsed);
     } finally {
       backend.dispose();
     }

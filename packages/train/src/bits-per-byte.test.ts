@@ -1,0 +1,26 @@
+import { initParams } from "@dsv3/model";
+import { disposeTree, key, memory, setBackend, treeMap, zeros } from "@dsv3/tensor";
+import { referenceBackend } from "@dsv3/tensor/testing";
+import { beforeAll, expect, test } from "vitest";
+import { bitsPerByte } from "./bits-per-byte.ts";
+import { counting, smallConfig } from "./testing.ts";
+
+beforeAll(() => setBackend(referenceBackend()));
+
+const size = { batches: 2, batch: 2, length: 8 };
+
+test("a model that knows nothing spends log2 V bits on each token that stands for text", async () => {
+  const before = memory().liveBytes;
+  const seed = key(1);
+  const random = initParams(smallConfig, seed);
+  const params = treeMap((p) => zeros(p.shape, p.dtype), random);
+  disposeTree(random);
+  // Tokens 0 to 7 are control tokens, the others stand for 3 bytes each.
+  const lengths = Array.from({ length: 16 }, (_, id) => (id < 8 ? 0 : 3));
+  const result = await bitsPerByte(params, smallConfig, counting(), lengths, size);
+  expect(result).toMatchObject({ tokens: 16, bytes: 48 });
+  expect(result.bitsPerByte).toBeCloseTo(4 / 3, 5);
+  await expect(bitsPerByte(params, smallConfig, counting(), [], size)).rejects.toThrow("no target");
+  disposeTree([params, seed]);
+  expect(memory().liveBytes).toBe(before);
+});
