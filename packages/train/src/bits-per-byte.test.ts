@@ -1,3 +1,4 @@
+import { PackedRows } from "@dsv3/data";
 import { initParams } from "@dsv3/model";
 import { disposeTree, key, memory, setBackend, treeMap, zeros } from "@dsv3/tensor";
 import { referenceBackend } from "@dsv3/tensor/testing";
@@ -20,6 +21,11 @@ test("a model that knows nothing spends log2 V bits on each token that stands fo
   const result = await bitsPerByte(params, smallConfig, counting(), lengths, size);
   expect(result).toMatchObject({ tokens: 16, bytes: 48 });
   expect(result.bitsPerByte).toBeCloseTo(4 / 3, 5);
+  const text = { tokens: Int32Array.of(8, 9, 1), starts: Float64Array.of(0, 3) };
+  const rows = await bitsPerByte(params, smallConfig, new PackedRows(text, 1), lengths, size);
+  // 32 targets, of which each third is a control token.
+  expect(rows.bytes).toBe(3 * rows.tokens);
+  expect(Math.abs(rows.tokens - (32 * 2) / 3)).toBeLessThan(1);
   await expect(bitsPerByte(params, smallConfig, counting(), [], size)).rejects.toThrow("no target");
   disposeTree([params, seed]);
   expect(memory().liveBytes).toBe(before);

@@ -2,9 +2,11 @@ import { spawn } from "node:child_process";
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { checkpointFolder } from "./checkpoints.ts";
 
+const CHILD = fileURLToPath(new URL("./kill-child.ts", import.meta.url));
 const KILLS = Number(process.env.DSV3_KILLS ?? 4);
 
 let dir: string;
@@ -16,7 +18,7 @@ afterAll(() => rm(dir, { recursive: true }));
 /** Runs the child, killed after `limit` milliseconds of work if it is not done by then. */
 function run(folder: string, limit?: number): Promise<{ killed: boolean; out: string }> {
   return new Promise((done, fail) => {
-    const child = spawn(process.execPath, [join(import.meta.dirname, "kill-child.ts"), folder], {
+    const child = spawn(process.execPath, [CHILD, folder], {
       stdio: ["ignore", "pipe", "pipe"],
     });
     let out = "";
