@@ -87,7 +87,7 @@ export const demo: Command = defineCommand({
       await mkdir(folder, { recursive: true });
       const measured = steps ?? (await stepsIn(seconds, config, corpus));
       const bench = { io, folder, tokenizer, corpus, heldOut, steps: measured };
-      const moe = await trainOne("mixture of experts", "moe", config, bench);
+      const moe = await trainOne("mixture of experts", "moe", "training", config, bench);
       const outcomes = [moe.outcome];
       if (moe.finished) {
         const bpb = moe.outcome.bitsPerByte.toFixed(3);
@@ -99,7 +99,7 @@ export const demo: Command = defineCommand({
       disposeTree(moe.params);
       for (const { prompt, text } of samples) say.sample(prompt, text);
       if (compareDense && !io.signal.aborted) {
-        const dense = await trainOne("dense", "dense", denseVariant(config), bench);
+        const dense = await trainOne("dense", "dense", "dense", denseVariant(config), bench);
         disposeTree(dense.params);
         if (dense.finished) outcomes.push(dense.outcome);
         say.comparison(outcomes);
@@ -133,12 +133,13 @@ async function stepsIn(seconds: number, config: ModelConfig, corpus: Corpus): Pr
 async function trainOne(
   name: string,
   run: string,
+  label: string,
   config: ModelConfig,
   { io, folder, tokenizer, corpus, heldOut, steps }: Bench,
 ): Promise<{ params: ModelParams; finished: boolean; outcome: Outcome }> {
   const result = await trainWithProgress(
     io,
-    name,
+    label,
     join(folder, run),
     config,
     recipe(steps),
