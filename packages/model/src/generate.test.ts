@@ -19,7 +19,8 @@ const config = {
 let params: ModelParams;
 beforeAll(() => {
   setBackend(referenceBackend());
-  params = initParams(config, key(11));
+  using seed = key(11);
+  params = initParams(config, seed);
 });
 
 const prompts = [[5, 60, 3], [17], [9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]];

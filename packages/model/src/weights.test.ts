@@ -37,7 +37,8 @@ const config = {
 let params: ModelParams;
 beforeAll(() => {
   setBackend(referenceBackend());
-  params = initParams(config, key(5));
+  using seed = key(5);
+  params = initParams(config, seed);
 });
 
 let dir: string;
@@ -45,6 +46,17 @@ beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), "dsv3-model-"));
 });
 afterEach(() => rm(dir, { recursive: true }));
+
+// Trees that a test makes are freed when it ends: were they left to the garbage collector, it
+// could take them while a later test counts buffers.
+const made: unknown[] = [];
+function keep<T>(tree: T): T {
+  made.push(tree);
+  return tree;
+}
+afterEach(() => {
+  for (const tree of made.splice(0)) disposeTree(tree);
+});
 
 async function expectSame(actual: ModelParams, expected: ModelParams): Promise<void> {
   const wanted = new Map(treePaths(expected));
@@ -64,18 +76,18 @@ test("a saved model loads bit for bit, MTP modules included", async () => {
   const shares: number[] = [];
   const loaded = await loadModel(join(dir, "m"), { onProgress: (s) => shares.push(s) });
   expect(loaded.config).toEqual(config);
-  await expectSame(loaded.params, params);
+  await expectSame(keep(loaded.params), params);
   expect(shares.at(-1)).toBe(1);
   expect(shares).toEqual(shares.toSorted((a, b) => a - b));
 });
 
 test("a dense model without query latents, too", async () => {
   const dense = { ...denseVariant(config), qLoraRank: null };
-  const weights = initParams(dense, key(6));
+  const weights = keep(initParams(dense, keep(key(6))));
   await saveModel(join(dir, "m"), dense, weights);
   const loaded = await loadModel(join(dir, "m"));
   expect(loaded.config).toEqual(dense);
-  await expectSame(loaded.params, weights);
+  await expectSame(keep(loaded.params), weights);
 });
 
 test("bf16 halves the folder; norms, router and biases come back as f32", async () => {
@@ -84,18 +96,19 @@ test("bf16 halves the folder; norms, router and biases come back as f32", async 
   const odd = [...stored.values()].filter((t) => t.dtype !== "bf16").map((t) => t.name);
   expect(odd.every((name) => name.endsWith("e_score_correction_bias"))).toBe(true);
   const { params: loaded } = await loadModel(join(dir, "m"), { dtype: "bf16" });
-  for (const [path, t] of treePaths(loaded)) {
+  for (const [path, t] of treePaths(keep(loaded))) {
     expect(t.dtype, path).toBe(t.rank === 1 || path.endsWith(".gate") ? "f32" : "bf16");
   }
-  const rounded = treeMap((t: Tensor) => cast(t, "bf16"), params);
-  await expectSame(treeMap((t: Tensor) => cast(t, "bf16"), loaded) as ModelParams, rounded);
+  const half = (tree: ModelParams) =>
+    keep(treeMap((t: Tensor) => cast(t, "bf16"), tree)) as ModelParams;
+  await expectSame(half(loaded), half(params));
 });
 
 test("MTP modules can be left out", async () => {
   await saveModel(join(dir, "m"), config, params);
   const loaded = await loadModel(join(dir, "m"), { mtp: false });
   expect(loaded.config).toEqual({ ...config, numNextnPredictLayers: 0 });
-  await expectSame(loaded.params, { ...params, mtp: [] });
+  await expectSame(keep(loaded.params), { ...params, mtp: [] });
 });
 
 describe("refuses, before anything is on the device,", () => {
@@ -189,11 +202,11 @@ test("saving refuses what does not fit the config, and an existing folder, leavi
   expect(await readdir(dir)).toEqual([]);
 
   await saveModel(join(dir, "m"), config, params);
-  const other = { ...params, norm: add(params.norm, 1) };
+  const other = { ...params, norm: keep(add(params.norm, 1)) };
   await expect(saveModel(join(dir, "m"), config, other)).rejects.toThrow("exists already");
-  await expectSame((await loadModel(join(dir, "m"))).params, params);
+  await expectSame(keep((await loadModel(join(dir, "m"))).params), params);
   await saveModel(join(dir, "m"), config, other, { overwrite: true });
-  await expectSame((await loadModel(join(dir, "m"))).params, other);
+  await expectSame(keep((await loadModel(join(dir, "m"))).params), other);
 });
 
 test("fresh and loaded models take the memory of their weights, and no more", async () => {
