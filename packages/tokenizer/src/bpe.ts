@@ -46,17 +46,20 @@ export class BpeMerger {
     const merges = model.merges;
     const pairs = this.#pairs;
     const mask = pairs.length - 1;
+    const rankMask = this.#rankMask;
     for (let rank = 0; rank < count; rank++) {
       const left = merges[3 * rank]!;
       const right = merges[3 * rank + 1]!;
       const hash = hashPair(left, right);
+      const tag = tagOf(hash) & ~rankMask;
       let slot = hash & mask;
       for (; pairs[slot] !== 0; slot = (slot + 1) & mask) {
+        if ((pairs[slot]! & ~rankMask) !== tag) continue;
         // A pair that is listed twice has the later rank, as in Hugging Face's map.
-        const other = (pairs[slot]! & this.#rankMask) - 1;
+        const other = (pairs[slot]! & rankMask) - 1;
         if (merges[3 * other] === left && merges[3 * other + 1] === right) break;
       }
-      pairs[slot] = (tagOf(hash) & ~this.#rankMask) | (rank + 1);
+      pairs[slot] = tag | (rank + 1);
     }
     if (model.ignoreMerges) this.#whole = new TokenIndex(model);
   }

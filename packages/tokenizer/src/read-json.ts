@@ -21,10 +21,11 @@ export function readTokenizerJson(
   const reader = new JsonReader(bytes, "tokenizer.json");
   const fields: Record<string, unknown> = {};
   let read: ReadModel | undefined;
-  reader.object((key) => {
+  for (let more = reader.enter("{"); more; more = reader.more("}")) {
+    const key = reader.key();
     if (key === "model") read = readModel(reader);
     else fields[key] = reader.value();
-  });
+  }
   reader.end();
   if (read === undefined) throw new Error('tokenizer.json: field "model" is missing');
 

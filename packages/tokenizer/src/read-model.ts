@@ -18,7 +18,8 @@ export function readModel(reader: JsonReader): ReadModel {
   let vocab: Vocab | undefined;
   let mergesAt = -1;
   let merges: Uint32Array | undefined;
-  reader.object((key) => {
+  for (let more = reader.enter("{"); more; more = reader.more("}")) {
+    const key = reader.key();
     if (key === "vocab") {
       refuseModelOptions(options); // another kind of model is refused by its name, not its looks
       vocab = readVocab(reader);
@@ -28,7 +29,7 @@ export function readModel(reader: JsonReader): ReadModel {
       if (vocab === undefined) reader.skip();
       else merges = readMerges(reader, vocab);
     } else options[key] = reader.value();
-  });
+  }
   refuseModelOptions(options);
   if (vocab === undefined) reader.fail('the model has no field "vocab"');
   if (mergesAt < 0) reader.fail('the model has no field "merges"');
@@ -59,9 +60,10 @@ function readVocab(reader: JsonReader): Vocab {
   let lengths = new Uint16Array(1 << 16);
   let at = 0;
   let vocabSize = 0;
-  reader.members(() => {
+  for (let more = reader.enter("{"); more; more = reader.more("}")) {
     if (at + MAX_TOKEN_BYTES > pool.length) pool = resize(pool, pool.length * 2);
-    const start = reader.pos++;
+    reader.quote();
+    const start = reader.pos - 1;
     let end = readByteString(reader, pool, at);
     let string: string | undefined;
     if (end < 0 || bytes[reader.pos - 1] !== 0x22) {
@@ -86,7 +88,7 @@ function readVocab(reader: JsonReader): Vocab {
     starts[id] = at;
     lengths[id] = end - at;
     at = end;
-  });
+  }
   const tokens: Tokens = {
     vocabSize,
     pool: pool.subarray(0, at),
@@ -116,7 +118,7 @@ function readMerges(reader: JsonReader, { index, tokens }: Vocab): Uint32Array {
     }
     return end;
   };
-  reader.array(() => {
+  for (let more = reader.enter("["); more; more = reader.more("]")) {
     const first = reader.peek();
     place = reader.pos;
     let middle: number;
@@ -152,7 +154,7 @@ function readMerges(reader: JsonReader, { index, tokens }: Vocab): Uint32Array {
     merges[3 * rank + 1] = right;
     merges[3 * rank + 2] = merged;
     rank++;
-  });
+  }
   return merges.subarray(0, 3 * rank);
 }
 
