@@ -18,4 +18,4 @@ export {
 export type { StreamDecoder } from "./stream-decoder.ts";
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from "./tokenizer.ts";
 export type { TokenizerData } from "./tokenizer-data.ts";
-export { type TrainBpeOptions, type TrainBpeProgress, trainBpe } from "./train.ts";
+export { type TrainBpeOptions, type TrainBpeProgress, trainBpe, trainBpeSteps } from "./train.ts";

@@ -29,14 +29,14 @@ export interface GrowingVocab {
  * by two pairs ("--" + "----" and "----" + "--"): a queue entry knows the words where its pair was
  * formed since the last entry, and a pair keeps what is left of its count when it is merged.
  *
+ * Yields the size of the vocabulary after every new token.
  * @returns left, right and merged token, three by three, first merge first
  */
-export function learnMerges(
+export function* learnMerges(
   words: WordCounts,
   vocab: GrowingVocab,
   limits: MergeLimits,
-  onToken: (tokens: number) => void,
-): Uint32Array {
+): Generator<number, Uint32Array> {
   const { tokens } = vocab;
   const idOf = new Map(tokens.map((token, id) => [token, id]));
   const text = symbolsOf(words, vocab.byteIds);
@@ -75,7 +75,7 @@ export function learnMerges(
     if (id === undefined) {
       id = tokens.push(token) - 1;
       idOf.set(token, id);
-      onToken(tokens.length);
+      yield tokens.length;
     }
     if (3 * merged + 3 > merges.length) merges = grow(merges, 0);
     merges.set([left, right, id], 3 * merged++);

@@ -34,8 +34,6 @@ export interface TrainBpeOptions {
   specialTokens?: readonly string[];
   /** How texts are cut into words, which no token crosses. Default "deepseek-v3". */
   preTokenizer?: PreTokenizerName;
-  /** Called now and then. */
-  onProgress?: (progress: TrainBpeProgress) => void;
 }
 
 /** Progress is told this often: UTF-16 units of text, and new tokens. */
@@ -49,9 +47,31 @@ const TOKEN_STEP = 256;
  * where the texts have no more pairs.
  * @throws RangeError for a vocabulary too small for the special tokens and the bytes
  */
-export function trainBpe(texts: Iterable<string>, options: TrainBpeOptions): Tokenizer {
+export function trainBpe(
+  texts: Iterable<string>,
+  options: TrainBpeOptions & {
+    /** Called now and then. */
+    onProgress?: (progress: TrainBpeProgress) => void;
+  },
+): Tokenizer {
+  const steps = trainBpeSteps(texts, options);
+  for (;;) {
+    const step = steps.next();
+    if (step.done) return step.value;
+    options.onProgress?.(step.value);
+  }
+}
+
+/**
+ * {@link trainBpe} in pieces of some milliseconds: yields its progress now and then, and returns the
+ * tokenizer. Between two pieces a program can do other work, or stop.
+ */
+export function* trainBpeSteps(
+  texts: Iterable<string>,
+  options: TrainBpeOptions,
+): Generator<TrainBpeProgress, Tokenizer> {
   const { minFrequency = 1, maxTokenLength = MAX_TOKEN_BYTES + 1 } = options;
-  const { vocabSize, preTokenizer = "deepseek-v3", onProgress } = options;
+  const { vocabSize, preTokenizer = "deepseek-v3" } = options;
   const special = options.specialTokens ?? Object.values(SPECIAL_TOKENS);
   checkSpecialTokens(special);
   const least = special.length + 256;
@@ -75,21 +95,24 @@ export function trainBpe(texts: Iterable<string>, options: TrainBpeOptions): Tok
     read += text.length;
     if (read - told < TEXT_STEP) continue;
     told = read;
-    onProgress?.({ stage: "count", done: read });
+    yield { stage: "count", done: read };
   }
-  onProgress?.({ stage: "count", done: read, total: read });
+  yield { stage: "count", done: read, total: read };
 
   const { tokens, byteIds } = startVocab(special);
-  const merges = learnMerges(
+  const learning = learnMerges(
     counter.result(),
     { tokens, byteIds, reserved: new Set(special.map(latin1)) },
     { vocabSize, minFrequency: Math.max(1, minFrequency), maxTokenLength },
-    (done) => {
-      if (done % TOKEN_STEP === 0) onProgress?.({ stage: "merge", done, total: vocabSize });
-    },
   );
-  onProgress?.({ stage: "merge", done: tokens.length, total: tokens.length });
-  return buildTokenizer(tokens, byteIds, merges, special, preTokenizer);
+  let merged = learning.next();
+  for (; !merged.done; merged = learning.next()) {
+    if (merged.value % TOKEN_STEP === 0) {
+      yield { stage: "merge", done: merged.value, total: vocabSize };
+    }
+  }
+  yield { stage: "merge", done: tokens.length, total: tokens.length };
+  return buildTokenizer(tokens, byteIds, merged.value, special, preTokenizer);
 }
 
 /** Two million tokens: more than twenty times the largest vocabulary in use. */

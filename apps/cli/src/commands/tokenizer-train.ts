@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { extname, join } from "node:path";
-import { type TrainBpeProgress, trainBpe } from "@dsv3/tokenizer";
+import { setImmediate } from "node:timers/promises";
+import { trainBpeSteps } from "@dsv3/tokenizer";
 import { saveTokenizer } from "@dsv3/tokenizer/node";
 import { type Command, defineCommand } from "../command.ts";
 import { printJson } from "../ui/json.ts";
@@ -48,14 +49,18 @@ export const train: Command = defineCommand({
     }
     const files = textFiles(text);
     const progress = new Progress(io.stderr, { label: "merging", total: vocabSize });
-    const onProgress = ({ stage, done }: TrainBpeProgress) => {
-      if (stage === "merge") progress.update({ done });
-    };
-    const options = { vocabSize, minFrequency, onProgress };
-    const tokenizer = trainBpe(
+    const options = { vocabSize, minFrequency };
+    const steps = trainBpeSteps(
       readTexts(files),
       maxTokenLength === undefined ? options : { ...options, maxTokenLength },
     );
+    let step = steps.next();
+    for (; !step.done; step = steps.next()) {
+      if (step.value.stage === "merge") progress.update({ done: step.value.done });
+      await setImmediate(); // for Ctrl-C
+      if (io.signal.aborted) return;
+    }
+    const tokenizer = step.value;
     progress.finish();
     await saveTokenizer(tokenizer, out);
     if (json) printJson(io.stdout, { out, vocabSize: tokenizer.vocabSize, files: files.length });

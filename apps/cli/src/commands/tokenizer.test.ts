@@ -155,6 +155,22 @@ describe("tokenizer train", () => {
     expect(again).toMatchObject({ code: 0, err: expect.stringContaining("no more pairs") });
   });
 
+  it("stops at Ctrl-C, and has written nothing", async () => {
+    const out = join(folder, "interrupted");
+    const text = join(folder, "words.txt");
+    await writeFile(text, Array.from({ length: 3000 }, (_, i) => `w${i * 7919}`).join(" "));
+    const io = fakeIo();
+    const write = io.stderr.write;
+    io.stderr.write = function (shown: string) {
+      io.interrupt();
+      write.call(this, shown);
+    };
+    const argv = ["tokenizer", "train", "--text", text, "--vocab-size", "3000", "--out", out];
+    expect(await runCli(argv, io, commands, "0.0.0")).toBe(130);
+    expect(io.stderr.text).not.toContain("no more pairs");
+    expect(existsSync(out)).toBe(false);
+  });
+
   it("refuses bad input before anything is written", async () => {
     const out = join(folder, "nothing");
     const bad = join(folder, "bad.jsonl");
