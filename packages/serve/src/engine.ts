@@ -1,0 +1,286 @@
+/**
+ * The engine: requests come in at any time, are computed together, and give their tokens as they
+ * come. One loop plans a step, runs it and hands out what was drawn; between steps it lets other
+ * tasks in, so that requests and cancellations that came meanwhile count in the next one.
+ */
+import type { ModelConfig, ModelParams } from "@dsv3/model";
+import type { StreamDecoder, Tokenizer } from "@dsv3/tokenizer";
+import { BLOCK_TOKENS } from "./blocks.ts";
+import { type Choice, type FinishReason, Generation, type Usage } from "./generation.ts";
+import { checkRequest, type GenerationRequest, QueueFullError, RequestError } from "./request.ts";
+import { type Drawn, Runner } from "./runner.ts";
+import { Scheduler } from "./scheduler.ts";
+import { Sequence } from "./sequence.ts";
+import { StopWatch } from "./stop.ts";
+
+export interface EngineOptions {
+  /** The weights; they stay the caller's, and must live as long as the engine. */
+  readonly params: ModelParams;
+  readonly config: ModelConfig;
+  /** Turns tokens into text, and finds stop strings; without one, answers are token ids alone. */
+  readonly tokenizer?: Tokenizer;
+  /** Most tokens of a prompt and its answer; the model's context unless given. */
+  readonly maxContext?: number;
+  /** Tokens that the latent cache holds, in blocks of 64; four contexts unless given. */
+  readonly cacheTokens?: number;
+  /** Answers computed at once; 16 unless given. */
+  readonly maxRunning?: number;
+  /** Answers that may wait; 256 unless given. One more is refused with a QueueFullError. */
+  readonly maxQueued?: number;
+  /** Prompt tokens computed in one step, between two tokens of the other answers; 256 unless given. */
+  readonly maxPrefill?: number;
+  /** What activations are computed in; f32 unless given. */
+  readonly computeDtype?: "f32" | "bf16";
+  /** What the cache is kept in; `computeDtype` unless given. */
+  readonly cacheDtype?: "f32" | "bf16";
+  /**
+   * Logits are the same to the last bit alone and in every batch (true unless given), as far as the
+   * backend computes a row alike in all products of 8 rows and more: backend-wasm does. Without it,
+   * one or two answers alone come faster.
+   */
+  readonly batchInvariant?: boolean;
+  /** Recounts all cache blocks at every step, and fails if one was lost. For tests. */
+  readonly checkBlocks?: boolean;
+}
+
+export interface EngineStats {
+  readonly running: number;
+  readonly waiting: number;
+  readonly blocks: number;
+  /** Blocks that hold tokens of running answers. */
+  readonly usedBlocks: number;
+  readonly steps: number;
+  readonly preemptions: number;
+  readonly promptTokens: number;
+  readonly generatedTokens: number;
+  /** Tokens looked up in the prefix cache, and found. */
+  readonly prefixQueries: number;
+  readonly prefixHits: number;
+}
+
+/** An answer's stream, and all that ends with it. */
+interface Output {
+  readonly generation: Generation;
+  readonly decoder: StreamDecoder | undefined;
+  readonly stops: StopWatch;
+  readonly stopIds: ReadonlySet<number>;
+  readonly maxTokens: number;
+}
+
+export class Engine {
+  readonly maxContext: number;
+  readonly #options: EngineOptions;
+  readonly #maxQueued: number;
+  readonly #scheduler: Scheduler;
+  readonly #runner: Runner;
+  readonly #outputs = new Map<Sequence, Output>();
+  /** Sequences that nobody waits for any more; they go between two steps, never within one. */
+  readonly #cancelled = new Set<Sequence>();
+  #arrivals = 0;
+  #steps = 0;
+  #promptTokens = 0;
+  #generatedTokens = 0;
+  #loop: Promise<void> | null = null;
+  #failure: Error | null = null;
+
+  /** @throws RangeError for sizes that cannot be */
+  constructor(options: EngineOptions) {
+    const { config, computeDtype = "f32", cacheDtype = computeDtype } = options;
+    const whole = (name: string, value: number): number => {
+      if (Number.isSafeInteger(value) && value > 0) return value;
+      throw new RangeError(`${name} must be a whole number from 1, is ${value}`);
+    };
+    const { maxContext = config.maxPositionEmbeddings } = options;
+    this.maxContext = whole("maxContext", maxContext);
+    if (maxContext > config.maxPositionEmbeddings) {
+      const most = config.maxPositionEmbeddings;
+      throw new RangeError(`maxContext is ${maxContext}, but the model's context ends at ${most}`);
+    }
+    const { cacheTokens = 4 * maxContext } = options;
+    if (whole("cacheTokens", cacheTokens) < maxContext) {
+      throw new RangeError(
+        `cacheTokens is ${cacheTokens}, too few for one context of ${maxContext}; raise it or lower maxContext`,
+      );
+    }
+    const blocks = Math.ceil(cacheTokens / BLOCK_TOKENS);
+    this.#options = options;
+    this.#maxQueued = whole("maxQueued", options.maxQueued ?? 256);
+    this.#scheduler = new Scheduler({
+      blocks,
+      maxRunning: whole("maxRunning", options.maxRunning ?? 16),
+      maxPrefill: whole("maxPrefill", options.maxPrefill ?? 256),
+    });
+    const { params, batchInvariant = true } = options;
+    const sizes = { blocks, maxContext, computeDtype, cacheDtype };
+    this.#runner = new Runner({ params, config, batchInvariant, ...sizes });
+  }
+
+  /**
+   * Queues a request. Its tokens come by iterating over the result.
+   * @throws RequestError for a request that cannot be served, QueueFullError if there is no room;
+   * the signal's reason if it is aborted already
+   */
+  submit(request: GenerationRequest): Generation {
+    if (this.#failure) throw new Error("the engine has failed", { cause: this.#failure });
+    const { config, tokenizer } = this.#options;
+    const limits = { config, maxContext: this.maxContext, hasTokenizer: tokenizer !== undefined };
+    checkRequest(request, limits);
+    request.signal?.throwIfAborted();
+    const { n = 1, prompt, seed = randomSeed() } = request;
+    if (this.#scheduler.waiting + n > this.#maxQueued) throw new QueueFullError(this.#maxQueued);
+
+    const stopIds = new Set([
+      ...(request.stopIds ?? []),
+      ...(request.ignoreEos ? [] : config.eosTokenIds),
+    ]);
+    const room = this.maxContext - prompt.length;
+    const maxTokens = Math.min(room, request.maxTokens ?? room);
+    if (maxTokens === 0) {
+      throw new RequestError("prompt", `fills the whole context of ${this.maxContext} tokens`);
+    }
+    const { signal } = request;
+    const sequences: Sequence[] = [];
+    const generation = new Generation(n, prompt.length, () => {
+      signal?.removeEventListener("abort", cancel);
+      for (const s of sequences) if (this.#outputs.has(s)) this.#cancelled.add(s);
+    });
+    const cancel = () => generation.fail(signal!.reason);
+    signal?.addEventListener("abort", cancel, { once: true });
+    for (let choice = 0; choice < n; choice++) {
+      const sequence = new Sequence(request, choice, seed, this.#arrivals++);
+      const decoder = tokenizer?.decoder({ skipSpecial: true });
+      const stops = new StopWatch(request.stop ?? []);
+      this.#outputs.set(sequence, { generation, decoder, stops, stopIds, maxTokens });
+      this.#scheduler.add(sequence);
+      sequences.push(sequence);
+    }
+    this.#promptTokens += prompt.length;
+    this.#loop ??= this.#serve();
+    return generation;
+  }
+
+  /** All answers to a request, whole. */
+  async generate(request: GenerationRequest): Promise<{ choices: Choice[]; usage: Usage }> {
+    return this.submit(request).collect();
+  }
+
+  stats(): EngineStats {
+    const { waiting, running, pool, preemptions, prefixQueries, prefixHits } = this.#scheduler;
+    return {
+      running,
+      waiting,
+      blocks: pool.size,
+      usedBlocks: pool.used,
+      steps: this.#steps,
+      preemptions,
+      promptTokens: this.#promptTokens,
+      generatedTokens: this.#generatedTokens,
+      prefixQueries,
+      prefixHits,
+    };
+  }
+
+  /** Ends every request with an error, waits for the step at work, and frees cache and programs. */
+  async dispose(): Promise<void> {
+    this.#fail(new Error("the engine was disposed"));
+    await this.#loop;
+    this.#runner.dispose();
+  }
+
+  async #serve(): Promise<void> {
+    try {
+      // The first step waits for requests that are submitted together with this one.
+      await nextTask();
+      while (this.#outputs.size > 0) {
+        await this.#step();
+        this.#dropCancelled();
+        await nextTask();
+        this.#dropCancelled();
+      }
+    } catch (error) {
+      this.#fail(error as Error);
+    } finally {
+      this.#loop = null;
+    }
+  }
+
+  async #step(): Promise<void> {
+    const { prefill, decode } = this.#scheduler.plan();
+    for (const chunk of prefill) {
+      const drawn = await this.#runner.prefill(chunk);
+      if (drawn) this.#give(chunk.sequence, drawn);
+    }
+    if (decode.length > 0) {
+      const drawn = await this.#runner.decode(decode);
+      for (const [i, sequence] of decode.entries()) this.#give(sequence, drawn[i]!);
+    }
+    this.#steps++;
+    if (this.#options.checkBlocks) this.#scheduler.check();
+  }
+
+  /** Takes a token that was drawn for a sequence, tells its reader, and ends the answer if it does. */
+  #give(sequence: Sequence, drawn: Drawn): void {
+    const output = this.#outputs.get(sequence);
+    if (output === undefined || this.#cancelled.has(sequence)) return;
+    const { generation, decoder, stops, stopIds, maxTokens } = output;
+    const { token } = drawn;
+    sequence.append(token);
+    this.#generatedTokens++;
+
+    let text = "";
+    let stopped: string | number | null = stopIds.has(token) ? token : null;
+    if (stopped === null && decoder) {
+      ({ text, stop: stopped } = stops.push(textOf(decoder, token)));
+    }
+    const ended = stopped !== null || sequence.generatedCount >= maxTokens;
+    if (ended && decoder && typeof stopped !== "string") {
+      const last = stops.push(decoder.end());
+      text += last.text + (last.stop === null ? stops.end() : "");
+      stopped ??= last.stop;
+    }
+    const finishReason: FinishReason | null = !ended ? null : stopped !== null ? "stop" : "length";
+    if (ended) this.#drop(sequence);
+    const delta = { choice: sequence.choice, ...drawn, text, finishReason, stopped } as const;
+    generation.give(delta, sequence.cachedTokens);
+  }
+
+  #drop(sequence: Sequence): void {
+    if (this.#outputs.delete(sequence)) this.#scheduler.remove(sequence);
+  }
+
+  #dropCancelled(): void {
+    for (const sequence of this.#cancelled) this.#drop(sequence);
+    this.#cancelled.clear();
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    for (const [sequence, { generation }] of this.#outputs) {
+      this.#drop(sequence);
+      generation.fail(error);
+    }
+  }
+}
+
+/** Text that a token completes. Ids that the tokenizer does not use, which pad models, have none. */
+function textOf(decoder: StreamDecoder, token: number): string {
+  try {
+    return decoder.push(token);
+  } catch (error) {
+    if (error instanceof RangeError) return "";
+    throw error;
+  }
+}
+
+function randomSeed(): number {
+  const [high, low] = crypto.getRandomValues(new Uint32Array(2)) as unknown as [number, number];
+  return (high >>> 11) * 2 ** 32 + low;
+}
+
+/** Lets every task in that waits already: input, timers, cancellations. */
+function nextTask(): Promise<void> {
+  return new Promise((resolve) => {
+    if (typeof setImmediate === "function") setImmediate(resolve);
+    else setTimeout(resolve);
+  });
+}

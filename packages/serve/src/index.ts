@@ -1,0 +1,11 @@
+export { BLOCK_TOKENS } from "./blocks.ts";
+export { Engine, type EngineOptions, type EngineStats } from "./engine.ts";
+export {
+  type Choice,
+  type Delta,
+  type FinishReason,
+  Generation,
+  type Usage,
+} from "./generation.ts";
+export { type GenerationRequest, QueueFullError, RequestError, type Sampling } from "./request.ts";
+export type { Drawn } from "./runner.ts";

@@ -1,0 +1,109 @@
+/** One answer in the making: its tokens, and the blocks that hold the latents of those computed. */
+import { BLOCK_TOKENS, type BlockPool, blockKey, rootKey } from "./blocks.ts";
+import type { GenerationRequest } from "./request.ts";
+
+export class Sequence {
+  readonly request: GenerationRequest;
+  /** Which of the request's n answers this is. */
+  readonly choice: number;
+  /** The request's seed, or the one that was drawn for it. */
+  readonly seed: number;
+  /** Order of arrival, among requests of the same priority. */
+  readonly arrival: number;
+  readonly promptLength: number;
+  /** Prompt and answer. */
+  readonly tokens: number[];
+  /** Times each token was generated, for the penalties. */
+  readonly generated: Map<number, number> = new Map();
+  /** Blocks, in the order of the tokens. */
+  readonly blocks: number[] = [];
+  /** Leading tokens whose latents are in the blocks, or will be when this step's work is done. */
+  computed = 0;
+  /** Tokens of the prompt that were found in the cache when it was computed first. */
+  cachedTokens = 0;
+  preemptions = 0;
+  /** Keys of the leading full blocks, as far as they are known; they do not change any more. */
+  readonly #keys: string[] = [];
+  readonly #root: string;
+
+  constructor(request: GenerationRequest, choice: number, seed: number, arrival: number) {
+    this.request = request;
+    this.choice = choice;
+    this.seed = seed;
+    this.arrival = arrival;
+    this.tokens = Array.from(request.prompt);
+    this.promptLength = this.tokens.length;
+    this.#root = rootKey(request.cacheSalt ?? "");
+  }
+
+  get priority(): number {
+    return this.request.priority ?? 0;
+  }
+
+  get generatedCount(): number {
+    return this.tokens.length - this.promptLength;
+  }
+
+  /** Whether all but the last token are computed: the next step appends a token. */
+  get decoding(): boolean {
+    return this.generatedCount > 0 && this.computed === this.tokens.length - 1;
+  }
+
+  append(token: number): void {
+    this.tokens.push(token);
+    this.generated.set(token, (this.generated.get(token) ?? 0) + 1);
+  }
+
+  /** Takes the cached blocks that the tokens begin with, but leaves one token to compute. */
+  reuse(pool: BlockPool): void {
+    const most = Math.floor((this.tokens.length - 1) / BLOCK_TOKENS);
+    for (let i = 0; i < most; i++) {
+      const id = pool.find(this.#key(i), this.#before(i), this.#blockTokens(i));
+      if (id === undefined) break;
+      pool.share(id);
+      this.blocks.push(id);
+    }
+    this.computed = this.blocks.length * BLOCK_TOKENS;
+  }
+
+  /** Blocks still missing to hold the first `length` tokens. */
+  missing(length: number): number {
+    return Math.max(0, Math.ceil(length / BLOCK_TOKENS) - this.blocks.length);
+  }
+
+  /** Takes the blocks that are missing; the pool must have them. */
+  extend(pool: BlockPool, length: number): void {
+    for (let n = this.missing(length); n > 0; n--) this.blocks.push(pool.take()!);
+  }
+
+  /** Says that tokens before `end` are computed, and lets others find the blocks that became full. */
+  advance(pool: BlockPool, end: number): void {
+    const from = Math.floor(this.computed / BLOCK_TOKENS);
+    this.computed = end;
+    for (let i = from; (i + 1) * BLOCK_TOKENS <= end; i++) {
+      pool.publish(this.blocks[i]!, this.#key(i), this.#before(i), this.#blockTokens(i));
+    }
+  }
+
+  /** Gives all blocks back: at the end, or to compute them again later. */
+  release(pool: BlockPool): void {
+    pool.release(this.blocks);
+    this.blocks.length = 0;
+    this.computed = 0;
+  }
+
+  #blockTokens(i: number): Uint32Array {
+    return Uint32Array.from(this.tokens.slice(i * BLOCK_TOKENS, (i + 1) * BLOCK_TOKENS));
+  }
+
+  #before(i: number): string {
+    return i === 0 ? this.#root : this.#key(i - 1);
+  }
+
+  #key(i: number): string {
+    for (let k = this.#keys.length; k <= i; k++) {
+      this.#keys.push(blockKey(this.#before(k), this.#blockTokens(k)));
+    }
+    return this.#keys[i]!;
+  }
+}
