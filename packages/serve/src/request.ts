@@ -108,7 +108,7 @@ export function checkRequest(request: GenerationRequest, limits: Limits): void {
     try {
       checkTokenIds(config, values, field);
     } catch (error) {
-      throw new RequestError(field, (error as Error).message);
+      throw new RequestError(field, (error as Error).message.slice(field.length + 2));
     }
   };
   const { prompt, maxTokens = 1, stop = [], stopIds = [], logitBias } = request;

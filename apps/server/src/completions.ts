@@ -1,0 +1,151 @@
+/** POST /v1/completions: continues texts or token ids, and fills the middle. */
+import type { Delta, Drawn, GenerationRequest } from "@dsv3/serve";
+import type { Tokenizer } from "@dsv3/tokenizer";
+import type { Context } from "hono";
+import { badRequest } from "./errors.ts";
+import { engineRequest, type Service, start, tokenText, usageBody } from "./generate.ts";
+import { type CompletionRequest, completionRequest, read } from "./schemas.ts";
+import { streamRun } from "./stream.ts";
+
+const DEFAULT_MAX_TOKENS = 16;
+
+export async function completions(
+  c: Context,
+  service: Service,
+  body: unknown,
+  signal: AbortSignal,
+  onError: (error: unknown) => void,
+): Promise<Response> {
+  const request = read(completionRequest, body);
+  const { tokenizer, model } = service;
+  const prompts = promptsOf(request, tokenizer);
+  if (request.echo && typeof request.logprobs === "number") {
+    throw badRequest(
+      "echo",
+      "cannot be combined with logprobs on this server",
+      "unsupported_parameter",
+    );
+  }
+  const run = start(
+    service,
+    prompts.map(({ ids }): GenerationRequest => {
+      const extra = { maxTokens: request.max_tokens ?? DEFAULT_MAX_TOKENS };
+      const logprobs = typeof request.logprobs === "number" && { logprobs: request.logprobs };
+      return engineRequest(request, ids, { ...extra, ...logprobs });
+    }),
+    signal,
+  );
+  const head = {
+    id: `cmpl-${crypto.randomUUID()}`,
+    object: "text_completion",
+    created: Math.floor(Date.now() / 1000),
+    model,
+  };
+  const n = request.n ?? 1;
+  const answers = prompts.flatMap(({ text }) =>
+    Array.from({ length: n }, () => ({
+      shown: request.echo ? text : "",
+      length: 0,
+      drawn: [] as Drawn[],
+      offsets: [] as number[],
+      reason: "stop" as string,
+    })),
+  );
+  const logprobs = (drawn: readonly Drawn[], offsets: readonly number[]) =>
+    typeof request.logprobs === "number" ? logprobsOf(tokenizer, drawn, offsets) : null;
+
+  if (request.stream) {
+    const wantsUsage = request.stream_options?.include_usage === true;
+    const chunk = (choices: readonly object[], usage: object | null = null) => ({
+      ...head,
+      choices,
+      ...(wantsUsage && { usage }),
+    });
+    const parts = {
+      first: answers.flatMap(({ shown }, index) =>
+        shown ? [chunk([{ index, text: shown, logprobs: null, finish_reason: null }])] : [],
+      ),
+      event(delta: Delta, prompt: number) {
+        const index = prompt * n + delta.choice;
+        const answer = answers[index]!;
+        const offset = answer.length;
+        answer.length += delta.text.length;
+        const l = logprobs([delta], [offset]);
+        if (delta.text === "" && !l && !delta.finishReason) return null;
+        return chunk([{ index, text: delta.text, logprobs: l, finish_reason: delta.finishReason }]);
+      },
+      last: (usage: Parameters<typeof usageBody>[0]) =>
+        wantsUsage ? [chunk([], usageBody(usage))] : [],
+    };
+    return streamRun(c, run, parts, onError);
+  }
+
+  const usage = await run.each((delta, prompt) => {
+    const answer = answers[prompt * n + delta.choice]!;
+    answer.drawn.push(delta);
+    answer.offsets.push(answer.shown.length);
+    answer.shown += delta.text;
+    answer.reason = delta.finishReason ?? answer.reason;
+  });
+  return c.json({
+    ...head,
+    choices: answers.map(({ shown, drawn, offsets, reason }, index) => ({
+      index,
+      text: shown,
+      logprobs: logprobs(drawn, offsets),
+      finish_reason: reason,
+    })),
+    usage: usageBody(usage),
+  });
+}
+
+/** Every prompt as ids, and as the text that `echo` shows. */
+function promptsOf(
+  { prompt, suffix }: CompletionRequest,
+  tokenizer: Tokenizer,
+): { ids: ArrayLike<number>; text: string }[] {
+  const list = (typeof prompt === "string" ? [prompt] : prompt) as readonly unknown[];
+  const many = (typeof list[0] === "number" || list.length === 0 ? [list] : list) as
+    | readonly string[]
+    | readonly (readonly number[])[];
+  return many.map((one) => {
+    if (typeof one !== "string") {
+      if (typeof suffix === "string") throw badRequest("suffix", "needs a prompt that is a text");
+      return { ids: one, text: one.map((id) => tokenText(tokenizer, id).token).join("") };
+    }
+    if (typeof suffix === "string") return { ids: aroundHole(one, suffix, tokenizer), text: one };
+    return { ids: tokenizer.encode(one, { addSpecial: true }), text: one };
+  });
+}
+
+/** Prefix, hole, suffix, between the tokens that V3 was trained with (report, section 2.1 of data). */
+function aroundHole(prefix: string, suffix: string, tokenizer: Tokenizer): number[] {
+  try {
+    return [
+      tokenizer.specialId("bos"),
+      tokenizer.specialId("fimBegin"),
+      ...tokenizer.encode(prefix),
+      tokenizer.specialId("fimHole"),
+      ...tokenizer.encode(suffix),
+      tokenizer.specialId("fimEnd"),
+    ];
+  } catch (error) {
+    throw badRequest("suffix", (error as Error).message, "unsupported_parameter");
+  }
+}
+
+function logprobsOf(
+  tokenizer: Tokenizer,
+  drawn: readonly Drawn[],
+  offsets: readonly number[],
+): object {
+  const text = (id: number) => tokenText(tokenizer, id).token;
+  return {
+    tokens: drawn.map(({ token }) => text(token)),
+    token_logprobs: drawn.map(({ logprob }) => logprob),
+    top_logprobs: drawn.map(({ top }) =>
+      Object.fromEntries(top.map(({ token, logprob }) => [text(token), logprob])),
+    ),
+    text_offset: offsets,
+  };
+}

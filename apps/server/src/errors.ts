@@ -1,0 +1,66 @@
+/** Errors as OpenAI's clients expect them: a status, and a body that says what and where. */
+import { QueueFullError, RequestError } from "@dsv3/serve";
+import type { Context } from "hono";
+import type { ContentfulStatusCode } from "hono/utils/http-status";
+
+export class ApiError extends Error {
+  readonly status: ContentfulStatusCode;
+  readonly type: string;
+  readonly code: string | null;
+  /** The field of the request at fault. */
+  readonly param: string | null;
+
+  constructor(
+    status: ContentfulStatusCode,
+    message: string,
+    options: { type?: string; code?: string; param?: string } = {},
+  ) {
+    super(message);
+    this.name = "ApiError";
+    this.status = status;
+    this.type = options.type ?? "invalid_request_error";
+    this.code = options.code ?? null;
+    this.param = options.param ?? null;
+  }
+}
+
+/** A request that is wrong in one field. */
+export function badRequest(param: string, problem: string, code?: string): ApiError {
+  return new ApiError(400, `${param}: ${problem}`, { param, ...(code && { code }) });
+}
+
+/** What a client is told about an error. What was not meant for clients is not shown to them. */
+export function toApiError(error: unknown): ApiError {
+  if (error instanceof ApiError) return error;
+  if (error instanceof RequestError) {
+    const param = error.field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+    const tooLong = error.field === "prompt" && /context/.test(error.message);
+    const code = tooLong ? "context_length_exceeded" : "invalid_value";
+    return new ApiError(400, error.message.replace(error.field, param), { param, code });
+  }
+  if (error instanceof QueueFullError) {
+    const type = "rate_limit_error";
+    return new ApiError(429, error.message, { type, code: "rate_limit_exceeded" });
+  }
+  if (error instanceof DOMException && error.name === "TimeoutError") {
+    return new ApiError(503, "the request took longer than this server allows", {
+      type: "server_error",
+      code: "timeout",
+    });
+  }
+  return new ApiError(500, "the server failed to answer; its log says why", {
+    type: "server_error",
+    code: "internal_error",
+  });
+}
+
+export function errorBody(error: ApiError): { error: Record<string, string | null> } {
+  const { message, type, param, code } = error;
+  return { error: { message, type, param, code } };
+}
+
+/** The answer to a request that failed before anything of it was answered. */
+export function errorResponse(c: Context, error: ApiError): Response {
+  if (error.status === 429 || error.status === 503) c.header("retry-after", "1");
+  return c.json(errorBody(error), error.status);
+}

@@ -1,0 +1,131 @@
+/** From the fields that all routes share to requests of the engine, and their answers side by side. */
+import type { Delta, Engine, Generation, GenerationRequest, Usage } from "@dsv3/serve";
+import type { Tokenizer } from "@dsv3/tokenizer";
+import type { Metrics } from "./metrics.ts";
+import type { CommonRequest } from "./schemas.ts";
+
+/** What every route works with. */
+export interface Service {
+  readonly engine: Engine;
+  readonly tokenizer: Tokenizer;
+  /** The name that clients call the model by. */
+  readonly model: string;
+  readonly metrics: Metrics;
+}
+
+/** The engine's request for a prompt, without what differs between the routes. */
+export function engineRequest(
+  body: CommonRequest,
+  prompt: ArrayLike<number>,
+  extra: Partial<GenerationRequest>,
+): GenerationRequest {
+  const bias = Object.entries(body.logit_bias ?? {}).map(([id, x]) => [Number(id), x] as const);
+  const fields = {
+    temperature: body.temperature,
+    // OpenAI knows no 0; for others it means the single most likely token, as does a tiny number.
+    topP: body.top_p === 0 ? Number.EPSILON : body.top_p,
+    // vLLM's way to say "all".
+    topK: body.top_k === -1 || body.top_k === 0 ? null : body.top_k,
+    minP: body.min_p,
+    n: body.n,
+    presencePenalty: body.presence_penalty,
+    frequencyPenalty: body.frequency_penalty,
+    repetitionPenalty: body.repetition_penalty,
+    logitBias: bias.length > 0 ? new Map(bias) : null,
+    seed: body.seed,
+    ignoreEos: body.ignore_eos,
+    priority: body.priority,
+    cacheSalt: body.cache_salt ?? body.user_id,
+    ...extra,
+  };
+  const given = Object.entries(fields).filter(([, value]) => value !== null && value !== undefined);
+  return { ...(Object.fromEntries(given) as Partial<GenerationRequest>), prompt, stop: body.stop };
+}
+
+/** Requests that the engine has taken, and that nobody has read yet. */
+export interface Run {
+  /**
+   * `take` gets every token with its request's place, as they come. Fails with the first failure,
+   * after cancelling the rest.
+   */
+  each(take: (delta: Delta, request: number) => void | Promise<void>): Promise<Usage>;
+  /** Ends all of it; `each` then fails with the reason. */
+  cancel(reason: Error): void;
+}
+
+/** Queues all requests, or none: what the engine refuses is thrown here, before any answer begins. */
+export function start(
+  { engine, metrics }: Service,
+  requests: readonly GenerationRequest[],
+  signal: AbortSignal,
+): Run {
+  const own = new AbortController();
+  const all = AbortSignal.any([signal, own.signal]);
+  const began = performance.now();
+  const generations: Generation[] = [];
+  try {
+    for (const request of requests) generations.push(engine.submit({ ...request, signal: all }));
+  } catch (error) {
+    own.abort(error);
+    throw error;
+  }
+
+  const read = async (i: number, take: Parameters<Run["each"]>[0]) => {
+    const last = new Map<number, number>();
+    for await (const delta of generations[i]!) {
+      const now = performance.now();
+      const before = last.get(delta.choice);
+      if (before === undefined) metrics.timeToFirstToken.observe((now - began) / 1e3);
+      else metrics.interTokenLatency.observe((now - before) / 1e3);
+      last.set(delta.choice, now);
+      if (delta.finishReason) {
+        metrics.finish(delta.finishReason);
+        metrics.requestLatency.observe((now - began) / 1e3);
+      }
+      await take(delta, i);
+    }
+  };
+  return {
+    cancel: (reason) => own.abort(reason),
+    async each(take) {
+      try {
+        await Promise.all(generations.map((_, i) => read(i, take)));
+      } catch (error) {
+        metrics.finish(all.aborted ? "abort" : "error");
+        own.abort(error);
+        throw error;
+      }
+      const total = (key: keyof Usage) => generations.reduce((sum, g) => sum + g.usage[key], 0);
+      return {
+        promptTokens: total("promptTokens"),
+        cachedTokens: total("cachedTokens"),
+        completionTokens: total("completionTokens"),
+      };
+    },
+  };
+}
+
+/** OpenAI's count of tokens, with DeepSeek's two fields about the cache. */
+export function usageBody(usage: Usage): object {
+  const { promptTokens, cachedTokens, completionTokens } = usage;
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: { cached_tokens: cachedTokens },
+    prompt_cache_hit_tokens: cachedTokens,
+    prompt_cache_miss_tokens: promptTokens - cachedTokens,
+  };
+}
+
+/** A token as text and bytes; bytes that are no character alone are shown as U+FFFD. */
+export function tokenText(tokenizer: Tokenizer, id: number): { token: string; bytes: number[] } {
+  let bytes = new Uint8Array();
+  try {
+    bytes = new Uint8Array(tokenizer.tokenBytes(id));
+  } catch (error) {
+    // Models are padded with ids that no text has.
+    if (!(error instanceof RangeError)) throw error;
+  }
+  return { token: new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes), bytes: [...bytes] };
+}

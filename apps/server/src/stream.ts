@@ -1,0 +1,48 @@
+/** Answers as server-sent events. */
+import type { Delta, Usage } from "@dsv3/serve";
+import type { Context } from "hono";
+import { stream } from "hono/streaming";
+import { errorBody, toApiError } from "./errors.ts";
+import type { Run } from "./generate.ts";
+
+/** Comments keep proxies and clients from giving up on an answer that waits in the queue. */
+const KEEP_ALIVE_MS = 15_000;
+
+/**
+ * Streams a run: `first` events, those that `event` makes of each token (null: none), those of
+ * `last`, then `[DONE]`. Whoever stops reading cancels the run; a failure becomes an event.
+ */
+export function streamRun(
+  c: Context,
+  run: Run,
+  parts: {
+    first: readonly object[];
+    event(delta: Delta, request: number): object | null;
+    last(usage: Usage): readonly object[];
+  },
+  onError: (error: unknown) => void,
+): Response {
+  c.header("content-type", "text/event-stream; charset=utf-8");
+  c.header("cache-control", "no-cache");
+  c.header("x-accel-buffering", "no"); // nginx would collect events into pages
+  return stream(c, async (out) => {
+    const send = (event: object) => out.write(`data: ${JSON.stringify(event)}\n\n`);
+    out.onAbort(() => run.cancel(new Error("the client went away")));
+    const beat = setInterval(() => void out.write(": keep-alive\n\n"), KEEP_ALIVE_MS);
+    try {
+      for (const event of parts.first) await send(event);
+      const usage = await run.each(async (delta, request) => {
+        const event = parts.event(delta, request);
+        if (event) await send(event);
+      });
+      for (const event of parts.last(usage)) await send(event);
+      await out.write("data: [DONE]\n\n");
+    } catch (error) {
+      if (out.aborted) return;
+      onError(error);
+      await send(errorBody(toApiError(error)));
+    } finally {
+      clearInterval(beat);
+    }
+  });
+}
