@@ -31,6 +31,7 @@ export async function runCli(
     } else {
       const command = await find(name, commands).load();
       await command.run(rest, io);
+      if (command.endsWhenStopped) return EXIT.ok;
     }
     return io.signal.aborted ? EXIT.interrupted : EXIT.ok;
   } catch (error) {

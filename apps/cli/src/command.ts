@@ -9,6 +9,8 @@ export interface Command {
   operands: Record<string, Operand>;
   /** Command lines to copy, without the leading `dsv3`. */
   examples: readonly string[];
+  /** It runs until it is stopped, so that to be stopped is its success (exit code 0). */
+  endsWhenStopped?: boolean;
   /** Reads `argv` (what follows the command's name) and does the work. */
   run(argv: readonly string[], io: Io): Promise<void>;
 }
@@ -28,14 +30,16 @@ export function defineCommand<
   flags: F;
   operands?: O;
   examples: readonly string[];
+  endsWhenStopped?: boolean;
   run(args: Args<F, O>, io: Io): Promise<void>;
 }): Command {
-  const { summary, flags, operands = {}, examples, run } = definition;
+  const { summary, flags, operands = {}, examples, endsWhenStopped = false, run } = definition;
   return {
     summary,
     flags,
     operands,
     examples,
+    endsWhenStopped,
     run: async (argv, io) => run(parseCommandLine(argv, flags, operands) as Args<F, O>, io),
   };
 }

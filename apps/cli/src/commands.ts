@@ -27,6 +27,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Logits of given token ids, for comparing with other implementations",
     load: async () => (await import("./commands/logits.ts")).logits,
   },
+  serve: {
+    summary: "Serve a model over HTTP to OpenAI's clients",
+    load: async () => (await import("./commands/serve.ts")).serve,
+  },
   train: {
     summary: "Train a model on texts, from nothing",
     load: async () => (await import("./commands/train.ts")).train,
