@@ -48,7 +48,7 @@ function quickReader({ b, k }: MatmulKernel): QuickReader | undefined {
 }
 
 /** outᵀ = bᵀ aᵀ */
-function transposed(kernel: MatmulKernel): MatmulKernel {
+export function transposed(kernel: MatmulKernel): MatmulKernel {
   const flip = (view: MatrixView): MatrixView => {
     const { scale: s } = view;
     const scale = s && { ...s, block: [s.block[1], s.block[0]] as const, row: s.col, col: s.row };

@@ -220,4 +220,29 @@ describe("matmul", () => {
       }
     },
   );
+
+  it.each(["f32", "bf16", "f16", "f8e4m3", "i8"] as const)(
+    "goes down stripes of a matrix of %s with contiguous rows",
+    (dtype) => {
+      for (const few of [1, 2, 3, 4]) {
+        for (const [k, n] of [
+          [64, 64],
+          [77, 259],
+          [65, 1031],
+        ] as const) {
+          const { kernel, slots } = product(few, n, k, 2, ["rows"], ["rows", dtype], "f32", 2e-3);
+          checkKernel(kernel, matmul, slots);
+          const swapped = product(n, few, k, 2, ["columns", dtype], ["spread"], "f32", 2e-3);
+          checkKernel(swapped.kernel, matmul, swapped.slots);
+          // Onto what the result's place held: each number once, though stripes overlap.
+          const { kernel: sum, slots: held } = product(few, n, k, 1, ["rows"], ["rows", dtype]);
+          const old = randomValues(few * n, 9);
+          checkKernel({ ...sum, add: sum.out }, matmul, [
+            ...held.slice(0, 2),
+            { dtype: "f32", values: old, tolerance: 2e-3 },
+          ]);
+        }
+      }
+    },
+  );
 });

@@ -21,6 +21,7 @@ import {
   zeroSums,
 } from "./matmul-tile.ts";
 import { isShared, matrixAddress, scalesAddress } from "./matmul-view.ts";
+import { asWideRows, wideRows } from "./matmul-wide.ts";
 
 /** Longest run of k between two visits to the sums: panels of A and B together fit 32 KiB. */
 const K_BLOCK = 320;
@@ -45,6 +46,8 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
   const { m, n, k, a, b, batch } = kernel;
   const few = asFewRows(kernel);
   if (few) return fewRows(few, target);
+  const wide = asWideRows(kernel);
+  if (wide) return wideRows(wide, target);
   const integers = a.dtype === "i8" && b.dtype === "i8" && !a.scale && !b.scale;
   const sides: Record<"a" | "b", Side> = {
     a: {
