@@ -81,6 +81,14 @@ test("a prefix shared through pages gives the same logits as a cold run", async 
   await expectClose(second.logits, columns(whole, 7, 8));
 });
 
+test("logits of the last few tokens are those of all", async () => {
+  const lengths = tensor([8], { dtype: "i32" });
+  const last = (logits: "all" | number) =>
+    forwardCached(params, ids(), latentCaches(config, 1, 8), lengths, config, { logits }).logits;
+  await expectClose(last(3), columns(last("all"), 5, 8));
+  await expectClose(last(99), last("all"));
+});
+
 test("MTP modules over their own caches give the logits of the whole", async () => {
   const whole = forward(params, ids(), config, { mtp: true });
   const cache = () => latentCaches(config, 1, 8)[0]!;

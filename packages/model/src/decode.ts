@@ -27,12 +27,12 @@ export interface CachedOptions {
   readonly computeDtype?: ComputeDtype;
   /** Form of attention; chosen by the number of multiplications unless given. */
   readonly form?: "expanded" | "absorbed" | undefined;
-  /** Logits of the last token only (the default), or of all T. */
-  readonly logits?: "last" | "all";
+  /** Logits of the last token only (the default), of all T, or of so many last ones. */
+  readonly logits?: "last" | "all" | number;
 }
 
 export type CachedResult = {
-  logits: Tensor; //   f32 [B, 1 or T, V]
+  logits: Tensor; //   f32 [B, 1 or T or as many as asked for, V]
   hidden: Tensor; //   [B, T, D] before the final norm, which MTP modules read
   caches: Tensor[]; // with the new tokens; donate the old ones
 };
@@ -112,6 +112,8 @@ function cachedLogits(
   c: ModelConfig,
   { logits = "last" }: CachedOptions,
 ): Tensor {
-  const read = logits === "last" ? sliceAxis(h, 1, h.shape[1]! - 1, h.shape[1]!) : h;
+  const T = h.shape[1]!;
+  const count = logits === "last" ? 1 : logits === "all" ? T : Math.min(T, logits);
+  const read = count === T ? h : sliceAxis(h, 1, T - count, T);
   return head(params, rmsNorm(read, norm, c.rmsNormEps));
 }

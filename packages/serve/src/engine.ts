@@ -8,7 +8,7 @@ import type { StreamDecoder, Tokenizer } from "@dsv3/tokenizer";
 import { BLOCK_TOKENS } from "./blocks.ts";
 import { type Choice, type FinishReason, Generation, type Usage } from "./generation.ts";
 import { checkRequest, type GenerationRequest, QueueFullError, RequestError } from "./request.ts";
-import { type Drawn, Runner } from "./runner.ts";
+import { type Drawn, type Progress, Runner } from "./runner.ts";
 import { Scheduler } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
 import { StopWatch } from "./stop.ts";
@@ -39,6 +39,11 @@ export interface EngineOptions {
    * one or two answers alone come faster.
    */
   readonly batchInvariant?: boolean;
+  /**
+   * The model's first MTP module guesses the token after the next, which the next step checks (false
+   * unless given). Answers stay the same, to the last bit; right guesses make them faster.
+   */
+  readonly speculate?: boolean;
   /** Recounts all cache blocks at every step, and fails if one was lost. For tests. */
   readonly checkBlocks?: boolean;
 }
@@ -56,6 +61,9 @@ export interface EngineStats {
   /** Tokens looked up in the prefix cache, and found. */
   readonly prefixQueries: number;
   readonly prefixHits: number;
+  /** Tokens guessed by the MTP module, and guessed right. */
+  readonly drafts: number;
+  readonly acceptedDrafts: number;
 }
 
 /** An answer's stream, and all that ends with it. */
@@ -80,6 +88,8 @@ export class Engine {
   #steps = 0;
   #promptTokens = 0;
   #generatedTokens = 0;
+  #drafts = 0;
+  #acceptedDrafts = 0;
   #loop: Promise<void> | null = null;
   #failure: Error | null = null;
 
@@ -110,9 +120,14 @@ export class Engine {
       maxRunning: whole("maxRunning", options.maxRunning ?? 16),
       maxPrefill: whole("maxPrefill", options.maxPrefill ?? 256),
     });
-    const { params, batchInvariant = true } = options;
+    const { params, batchInvariant = true, speculate = false } = options;
+    if (speculate && params.mtp.length === 0) {
+      throw new RangeError(
+        "speculate needs a model with an MTP module; load it with its own, or leave speculate out",
+      );
+    }
     const sizes = { blocks, maxContext, computeDtype, cacheDtype };
-    this.#runner = new Runner({ params, config, batchInvariant, ...sizes });
+    this.#runner = new Runner({ params, config, batchInvariant, speculate, ...sizes });
   }
 
   /**
@@ -177,6 +192,8 @@ export class Engine {
       generatedTokens: this.#generatedTokens,
       prefixQueries,
       prefixHits,
+      drafts: this.#drafts,
+      acceptedDrafts: this.#acceptedDrafts,
     };
   }
 
@@ -207,21 +224,37 @@ export class Engine {
   async #step(): Promise<void> {
     const { prefill, decode } = this.#scheduler.plan();
     for (const chunk of prefill) {
-      const drawn = await this.#runner.prefill(chunk);
-      if (drawn) this.#give(chunk.sequence, drawn);
+      const progress = await this.#runner.prefill(chunk);
+      if (progress) this.#advance(chunk.sequence, progress);
     }
     if (decode.length > 0) {
-      const drawn = await this.#runner.decode(decode);
-      for (const [i, sequence] of decode.entries()) this.#give(sequence, drawn[i]!);
+      const progress = await this.#runner.decode(decode);
+      for (const [i, sequence] of decode.entries()) this.#advance(sequence, progress[i]!);
     }
     this.#steps++;
     if (this.#options.checkBlocks) this.#scheduler.check();
   }
 
-  /** Takes a token that was drawn for a sequence, tells its reader, and ends the answer if it does. */
-  #give(sequence: Sequence, drawn: Drawn): void {
+  /** Takes what a step gave a sequence, as far as its answer goes on. */
+  #advance(sequence: Sequence, { drawn, draft }: Progress): void {
+    if (sequence.draft !== null) this.#drafts++;
+    for (const [i, one] of drawn.entries()) {
+      const output = this.#outputs.get(sequence);
+      if (output === undefined || this.#cancelled.has(sequence)) return;
+      if (i > 0) {
+        this.#acceptedDrafts++;
+        this.#scheduler.accept(sequence);
+      }
+      this.#give(sequence, output, one);
+    }
     const output = this.#outputs.get(sequence);
-    if (output === undefined || this.#cancelled.has(sequence)) return;
+    // A guess past the answer's end would need room that nobody set aside.
+    const room = output && sequence.generatedCount + 1 < output.maxTokens;
+    sequence.draft = room ? draft : null;
+  }
+
+  /** Takes a token that was drawn for a sequence, tells its reader, and ends the answer if it does. */
+  #give(sequence: Sequence, output: Output, drawn: Drawn): void {
     const { generation, decoder, stops, stopIds, maxTokens } = output;
     const { token } = drawn;
     sequence.append(token);

@@ -7,9 +7,24 @@
  * `LEAST_ROWS` rows: chunks are filled up with tokens before their own (which are computed again to
  * the same values) and batches with idle rows. Attention takes the absorbed form everywhere.
  */
-import { forwardCached, latentCaches, type ModelConfig, type ModelParams } from "@dsv3/model";
-import { type Compiled, compile, disposeTree, squeeze, type Tensor, tensor } from "@dsv3/tensor";
+import {
+  forwardCached,
+  latentCaches,
+  type ModelConfig,
+  type ModelParams,
+  mtpCached,
+} from "@dsv3/model";
+import {
+  argmax,
+  type Compiled,
+  compile,
+  disposeTree,
+  reshape,
+  type Tensor,
+  tensor,
+} from "@dsv3/tensor";
 import { BLOCK_TOKENS } from "./blocks.ts";
+import { MAX_LOGPROBS } from "./request.ts";
 import { type SampleInputs, type SampleResult, sampleRows, uniformAt } from "./sampling.ts";
 import type { Chunk } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
@@ -23,6 +38,8 @@ export interface RunnerOptions {
   readonly cacheDtype: "f32" | "bf16";
   /** Whether results are the same to the last bit in every batch. */
   readonly batchInvariant: boolean;
+  /** Whether the model's first MTP module guesses tokens ahead. */
+  readonly speculate: boolean;
 }
 
 /** A token that was drawn, with what was asked to be known of it. */
@@ -33,102 +50,218 @@ export interface Drawn {
   readonly top: readonly { readonly token: number; readonly logprob: number }[];
 }
 
+/** What a step gave one sequence. */
+export interface Progress {
+  /** The next token; with speculation perhaps the one after it, too. */
+  readonly drawn: readonly Drawn[];
+  /** A guess at the token after those; null without speculation. */
+  readonly draft: number | null;
+}
+
 const LEAST_ROWS = 8;
 
+/** Tokens of some sequences, as the programs take them. */
+type Placed = { ids: Tensor; lengths: Tensor; pages: Tensor };
+
 type Forward = Compiled<
-  [ids: Tensor, caches: Tensor[], lengths: Tensor, pages: Tensor],
-  { logits: Tensor; caches: Tensor[] }
+  [batch: Placed, caches: Tensor[], logits: number],
+  { logits: Tensor; hidden: Tensor | null; caches: Tensor[] }
 >;
+
+/** Tokens that one row of a batch computes: the last ones before place `end`. */
+interface Row {
+  readonly sequence: Sequence;
+  /** Tokens that follow the sequence's own: drafts, or tokens that were drawn in this step. */
+  readonly more: readonly number[];
+  readonly end: number;
+}
+
+/** A row of logits to draw from: after the sequence's tokens and those of `after`. */
+interface DrawRow {
+  readonly sequence: Sequence;
+  readonly after: readonly number[];
+}
 
 export class Runner {
   readonly #options: RunnerOptions;
-  readonly #leastBatch: number;
   readonly #tableWidth: number;
   readonly #forward: Forward;
   readonly #sample: Compiled<
     [logits: Tensor, inputs: SampleInputs, logprobs: number],
     SampleResult
   >;
+  readonly #guess: Compiled<
+    [hidden: Tensor, batch: Placed, cache: Tensor],
+    { tokens: Tensor; cache: Tensor }
+  >;
   #caches: Tensor[];
+  #mtpCache: Tensor | null;
 
   constructor(options: RunnerOptions) {
-    const { params, config, blocks, computeDtype } = options;
+    const { params, config, blocks, computeDtype, cacheDtype, speculate } = options;
     this.#options = options;
-    this.#leastBatch = options.batchInvariant ? LEAST_ROWS : 1;
     this.#tableWidth = Math.ceil(options.maxContext / BLOCK_TOKENS);
-    this.#caches = latentCaches(config, blocks, BLOCK_TOKENS, options.cacheDtype);
+    this.#caches = latentCaches(config, blocks, BLOCK_TOKENS, cacheDtype);
+    this.#mtpCache = speculate
+      ? latentCaches({ ...config, numHiddenLayers: 1 }, blocks, BLOCK_TOKENS, cacheDtype)[0]!
+      : null;
     this.#forward = compile(
-      (ids: Tensor, caches: Tensor[], lengths: Tensor, pages: Tensor) => {
-        const settings = { pages, computeDtype, form: "absorbed" } as const;
+      ({ ids, lengths, pages }: Placed, caches: Tensor[], logits: number) => {
+        const settings = { pages, computeDtype, form: "absorbed", logits } as const;
         const result = forwardCached(params, ids, caches, lengths, config, settings);
-        return { logits: squeeze(result.logits, 1), caches: result.caches };
+        return {
+          logits: reshape(result.logits, [-1, config.vocabSize]),
+          hidden: speculate ? result.hidden : null,
+          caches: result.caches,
+        };
       },
       { name: "serve", donate: [1] },
+    );
+    this.#guess = compile(
+      (hidden: Tensor, { ids, lengths, pages }: Placed, cache: Tensor) => {
+        const settings = { pages, computeDtype, form: "absorbed", logits: "all" } as const;
+        const result = mtpCached(params, 1, hidden, ids, cache, lengths, config, settings);
+        return { tokens: argmax(result.logits, 2), cache: result.cache };
+      },
+      { name: "guess", donate: [2] },
     );
     this.#sample = compile(sampleRows, { name: "sample" });
   }
 
   /** Computes a chunk of a prompt. If it ends the sequence's tokens, the next one is drawn. */
-  async prefill({ sequence, start, end }: Chunk): Promise<Drawn | null> {
-    let logits: Tensor | undefined;
+  async prefill({ sequence, start, end }: Chunk): Promise<Progress | null> {
     for (let at = start; at < end; ) {
       const width = chunkWidth(end - at);
-      const to = Math.min(end, at + width);
-      logits?.dispose();
-      logits = this.#run([{ sequence, length: to }], width);
-      at = to;
+      at = Math.min(end, at + width);
+      const row = { sequence, more: [], end: at };
+      const { logits, hidden } = this.#run([row], 1, width, LEAST_ROWS);
+      const last = at === sequence.tokens.length;
+      const drawn: Drawn[] = [];
+      if (last) {
+        const before = new Array<null>(LEAST_ROWS - 1).fill(null);
+        const all = await this.#draw(logits, [...before, { sequence, after: [] }]);
+        drawn.push(all.at(-1)!);
+      } else logits.dispose();
+      const more = drawn.map(({ token }) => token);
+      const guesses = await this.#guessNext(hidden, [{ sequence, more, end: at }], 1, width);
+      if (last) return { drawn, draft: guesses?.[width - 1] ?? null };
     }
-    if (end < sequence.tokens.length) {
-      logits?.dispose();
-      return null;
-    }
-    const [drawn] = await this.#draw(logits!, [sequence]);
-    return drawn!;
+    return null;
   }
 
-  /** Computes the last token of each sequence, and draws the next one. */
-  async decode(sequences: readonly Sequence[]): Promise<Drawn[]> {
-    const rows = sequences.map((sequence) => ({ sequence, length: sequence.tokens.length }));
-    return this.#draw(this.#run(rows, 1), sequences);
+  /**
+   * Computes the last token of each sequence and draws the next one. A sequence's draft is computed
+   * along, and the token after it drawn: that one counts if the first turns out to be the draft.
+   * So speculation changes the pace of an answer, never the answer, sampled or not.
+   */
+  async decode(sequences: readonly Sequence[]): Promise<Progress[]> {
+    const { batchInvariant, speculate } = this.#options;
+    const width = speculate ? 2 : 1;
+    const batch = Math.max(batchInvariant ? LEAST_ROWS / width : 1, powerOfTwo(sequences.length));
+    const rows = sequences.map((sequence): Row => {
+      const more = sequence.draft === null ? [] : [sequence.draft];
+      return { sequence, more, end: sequence.tokens.length + more.length };
+    });
+    const { logits, hidden } = this.#run(rows, batch, width, width);
+    // Of the columns of a row without a draft only the last is new: those before are not drawn from.
+    const drawRows = rows.flatMap(({ sequence, more }): (DrawRow | null)[] => {
+      const next = { sequence, after: [] };
+      if (width === 1) return [next];
+      return more.length === 0 ? [null, next] : [next, { sequence, after: more }];
+    });
+    const drawn = await this.#draw(logits, drawRows);
+    const newly = rows.map(({ more }, row) =>
+      drawn.slice((row + 1) * width - 1 - more.length, (row + 1) * width),
+    );
+    const guessRows = rows.map(({ sequence, end }, row): Row => {
+      return { sequence, more: newly[row]!.map(({ token }) => token), end };
+    });
+    const guesses = await this.#guessNext(hidden, guessRows, batch, width);
+    return rows.map(({ more }, row) => {
+      const wrong = more.length > 0 && newly[row]![0]!.token !== more[0];
+      const last = (row + 1) * width - 1;
+      return {
+        drawn: wrong ? newly[row]!.slice(0, 1) : newly[row]!,
+        draft: guesses?.[wrong ? last - 1 : last] ?? null,
+      };
+    });
   }
 
   dispose(): void {
     disposeTree(this.#caches);
+    this.#mtpCache?.dispose();
     this.#forward.dispose();
+    this.#guess.dispose();
     this.#sample.dispose();
   }
 
-  /** Logits f32 [batch, V] after the `width` tokens that end at each row's `length`. */
-  #run(rows: readonly { sequence: Sequence; length: number }[], width: number): Tensor {
-    const batch = width === 1 ? this.#batch(rows.length) : 1;
+  /** Logits f32 [batch · count, V] after the last `count` tokens of each row's `width`. */
+  #run(
+    rows: readonly Row[],
+    batch: number,
+    width: number,
+    count: number,
+  ): { logits: Tensor; hidden: Tensor | null } {
+    const placed = this.#place(rows, batch, width, 0);
+    const { logits, hidden, caches } = this.#forward(placed, this.#caches, count);
+    disposeTree(placed);
+    this.#caches = caches;
+    return { logits, hidden };
+  }
+
+  /**
+   * Guesses of the MTP module, batch · width in all: in column t, the token two places after that of
+   * the column, from its hidden state and the token one place after it. Null without speculation.
+   */
+  async #guessNext(
+    hidden: Tensor | null,
+    rows: readonly Row[],
+    batch: number,
+    width: number,
+  ): Promise<ArrayLike<number> | null> {
+    if (hidden === null) return null;
+    const placed = this.#place(rows, batch, width, 1);
+    const { tokens, cache } = this.#guess(hidden, placed, this.#mtpCache!);
+    this.#mtpCache = cache;
+    hidden.dispose();
+    disposeTree(placed);
+    const guesses = await tokens.data();
+    tokens.dispose();
+    return guesses;
+  }
+
+  /** The ids of rows, `shift` places further on than their positions; rows from `rows.length` on are idle. */
+  #place(rows: readonly Row[], batch: number, width: number, shift: 0 | 1): Placed {
     const ids = new Int32Array(batch * width);
     const lengths = new Int32Array(batch);
     const pages = new Int32Array(batch * this.#tableWidth);
-    for (const [row, { sequence, length }] of rows.entries()) {
-      lengths[row] = length;
+    for (const [row, { sequence, more, end }] of rows.entries()) {
+      lengths[row] = end;
       pages.set(sequence.blocks, row * this.#tableWidth);
-      const first = Math.max(0, length - width);
-      const tokens = sequence.tokens.slice(first, length);
+      const known = sequence.tokens.length;
+      const from = Math.max(0, end - width) + shift;
+      const tokens = [
+        ...sequence.tokens.slice(from, end + shift),
+        ...more.slice(Math.max(0, from - known), Math.max(0, end + shift - known)),
+      ];
       ids.set(tokens, (row + 1) * width - tokens.length);
     }
-    using idsNow = i32(ids, [batch, width]);
-    using lengthsNow = i32(lengths, [batch]);
-    using pagesNow = i32(pages, [batch, this.#tableWidth]);
-    const { logits, caches } = this.#forward(idsNow, this.#caches, lengthsNow, pagesNow);
-    this.#caches = caches;
-    return logits;
+    return {
+      ids: i32(ids, [batch, width]),
+      lengths: i32(lengths, [batch]),
+      pages: i32(pages, [batch, this.#tableWidth]),
+    };
   }
 
-  /** Draws the next token of each sequence from its row of logits, and disposes the logits. */
-  async #draw(logits: Tensor, sequences: readonly Sequence[]): Promise<Drawn[]> {
-    const [batch] = logits.shape as [number];
+  /** Draws from rows of logits, and disposes them. Rows of null, and those past the end, mean nothing. */
+  async #draw(logits: Tensor, rows: readonly (DrawRow | null)[]): Promise<Drawn[]> {
     const { vocabSize } = this.#options.config;
-    const inputs = sampleInputs(sequences, batch, vocabSize);
-    const asked = Math.max(1, ...sequences.map(({ request }) => request.logprobs ?? 0));
+    const inputs = sampleInputs(rows, logits.shape[0]!, vocabSize);
+    const asked = Math.max(1, ...rows.map((row) => row?.sequence.request.logprobs ?? 0));
+    // A few widths alone, so that requests which ask for 2 and for 3 share a program.
+    const width = Math.min(vocabSize, asked === 1 ? 1 : MAX_LOGPROBS);
     let result: SampleResult | undefined;
     try {
-      // A few widths alone, so that requests which ask for 2 and for 3 share a program.
-      const width = Math.min(vocabSize, asked === 1 ? 1 : 20);
       result = this.#sample(logits, inputs, width);
       const [tokens, logprobs, topTokens, topLogprobs] = await Promise.all([
         result.token.data(),
@@ -136,10 +269,10 @@ export class Runner {
         result.topTokens.data(),
         result.topLogprobs.data(),
       ]);
-      return sequences.map(({ request }, row) => ({
+      return rows.map((drawRow, row) => ({
         token: tokens[row]!,
         logprob: logprobs[row]!,
-        top: Array.from({ length: request.logprobs ?? 0 }, (_, k) => ({
+        top: Array.from({ length: drawRow?.sequence.request.logprobs ?? 0 }, (_, k) => ({
           token: topTokens[row * width + k]!,
           logprob: topLogprobs[row * width + k]!,
         })),
@@ -149,10 +282,6 @@ export class Runner {
       disposeTree(inputs);
       if (result) disposeTree(result);
     }
-  }
-
-  #batch(rows: number): number {
-    return Math.max(this.#leastBatch, powerOfTwo(rows));
   }
 }
 
@@ -172,7 +301,7 @@ function i32(values: Int32Array, shape: readonly number[]): Tensor {
 
 /** What the rows' requests ask of sampling, filled up to `batch` rows with greedy ones. */
 function sampleInputs(
-  sequences: readonly Sequence[],
+  rows: readonly (DrawRow | null)[],
   batch: number,
   vocabSize: number,
 ): SampleInputs {
@@ -183,17 +312,18 @@ function sampleInputs(
   const minP = new Float32Array(batch);
   const adjustments: Adjustment[] = [];
   let filters = false;
-  for (const [row, sequence] of sequences.entries()) {
-    const { request, seed, choice, generatedCount } = sequence;
+  for (const [row, drawRow] of rows.entries()) {
+    if (drawRow === null) continue;
+    const { request, seed, choice, generatedCount } = drawRow.sequence;
     // The one most likely token needs no drawing.
     temperature[row] = request.topK === 1 ? 0 : (request.temperature ?? 1);
-    uniform[row] = uniformAt(seed, choice, generatedCount);
+    uniform[row] = uniformAt(seed, choice, generatedCount + drawRow.after.length);
     topK[row] = Math.min(vocabSize, request.topK ?? vocabSize);
     topP[row] = request.topP ?? 1;
     minP[row] = request.minP ?? 0;
     filters ||=
       temperature[row]! > 0 && (topK[row]! < vocabSize || topP[row]! < 1 || minP[row]! > 0);
-    for (const adjustment of adjust(sequence)) {
+    for (const adjustment of adjust(drawRow)) {
       adjustments.push({ ...adjustment, index: row * vocabSize + adjustment.index });
     }
   }
@@ -212,17 +342,20 @@ interface Adjustment {
 }
 
 /** Changes to the logits of single tokens: each token once. */
-function* adjust({ request, generated, tokens }: Sequence): Generator<Adjustment> {
+function* adjust({ sequence, after }: DrawRow): Generator<Adjustment> {
+  const { request, generated, tokens } = sequence;
   const { presencePenalty = 0, frequencyPenalty = 0, repetitionPenalty = 1, logitBias } = request;
+  const times = (token: number) =>
+    (generated.get(token) ?? 0) + after.filter((t) => t === token).length;
   const touched = new Set<number>(logitBias?.keys());
   if (presencePenalty !== 0 || frequencyPenalty !== 0) {
-    for (const token of generated.keys()) touched.add(token);
+    for (const token of [...generated.keys(), ...after]) touched.add(token);
   }
-  const repeated = repetitionPenalty === 1 ? null : new Set(tokens);
+  const repeated = repetitionPenalty === 1 ? null : new Set([...tokens, ...after]);
   for (const token of repeated ?? []) touched.add(token);
   for (const index of touched) {
-    const times = generated.get(index) ?? 0;
-    const penalty = times > 0 ? presencePenalty + frequencyPenalty * times : 0;
+    const n = times(index);
+    const penalty = n > 0 ? presencePenalty + frequencyPenalty * n : 0;
     const bias = (logitBias?.get(index) ?? 0) - penalty;
     yield { index, repetition: repeated?.has(index) ? repetitionPenalty : 1, bias };
   }

@@ -75,7 +75,7 @@ export class Scheduler {
     const decode: Sequence[] = [];
     for (const sequence of this.#running.filter((s) => s.decoding).sort(order)) {
       if (this.#makeRoom(sequence)) {
-        sequence.extend(this.pool, sequence.tokens.length);
+        sequence.extend(this.pool, sequence.wanted);
         decode.push(sequence);
       }
     }
@@ -97,6 +97,11 @@ export class Scheduler {
     return { prefill, decode };
   }
 
+  /** A draft proved right: its token, which was appended, counts as computed. */
+  accept(sequence: Sequence): void {
+    sequence.advance(this.pool, sequence.tokens.length);
+  }
+
   /** Recounts every block. @throws Error if the accounts do not agree */
   check(): void {
     const held = [...this.#waiting, ...this.#running].map(({ blocks }) => blocks);
@@ -106,7 +111,7 @@ export class Scheduler {
   /** Frees blocks for one more token; false if the sequence itself had to give way. */
   #makeRoom(sequence: Sequence): boolean {
     while (this.#running.includes(sequence)) {
-      if (sequence.missing(sequence.tokens.length) <= this.pool.free) return true;
+      if (sequence.missing(sequence.wanted) <= this.pool.free) return true;
       const victim = this.#running.toSorted(order).at(-1)!;
       this.#running.splice(this.#running.indexOf(victim), 1);
       victim.release(this.pool);

@@ -22,6 +22,8 @@ export class Sequence {
   /** Tokens of the prompt that were found in the cache when it was computed first. */
   cachedTokens = 0;
   preemptions = 0;
+  /** A guess at the next token, which is computed along with the last one. */
+  draft: number | null = null;
   /** Keys of the leading full blocks, as far as they are known; they do not change any more. */
   readonly #keys: string[] = [];
   readonly #root: string;
@@ -47,6 +49,11 @@ export class Sequence {
   /** Whether all but the last token are computed: the next step appends a token. */
   get decoding(): boolean {
     return this.generatedCount > 0 && this.computed === this.tokens.length - 1;
+  }
+
+  /** Tokens that the next step computes: the draft counts. */
+  get wanted(): number {
+    return this.tokens.length + (this.draft === null ? 0 : 1);
   }
 
   append(token: number): void {
@@ -90,6 +97,7 @@ export class Sequence {
     pool.release(this.blocks);
     this.blocks.length = 0;
     this.computed = 0;
+    this.draft = null;
   }
 
   #blockTokens(i: number): Uint32Array {
