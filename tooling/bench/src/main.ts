@@ -1,22 +1,83 @@
 /**
- * `npm run bench [-- NAME…] [--json] [--rounds N]`: our figures beside other libraries', in one run.
- * Names choose among the parts; without any, all run.
+ * `npm run bench [-- NAME…] [--json] [--rounds N]`: our figures, beside those of other libraries
+ * measured in the same run. A name chooses a part, or the cases whose names contain it.
  */
+import { execFileSync } from "node:child_process";
+import { availableParallelism } from "node:os";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { CASES } from "./cases.ts";
+import { CASES, type Case } from "./cases.ts";
+import { formatRows, PART_NAMES, type Row, runPart } from "./part.ts";
 import { peerModules } from "./peers.ts";
-import { formatSideBySide, sideBySide } from "./side-by-side.ts";
+import { expectations, formatSideBySide, type SideBySide, sideBySide } from "./side-by-side.ts";
+
+const USAGE = `Usage: npm run bench [-- NAME…] [--json] [--rounds N]
+
+Parts: peers, ${PART_NAMES.join(", ")}, tokenizer; all of them unless named.
+A part of a case's name, such as "matmul 1024" or "softmax", runs that case beside the peers.
+Close other programs first; times are medians, the best of the rounds.
+`;
+const OWN = new URL("./dsv3.ts", import.meta.url);
+const TOKENIZER = new URL("../../../packages/tokenizer/bench/tokenizer.ts", import.meta.url);
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { json: { type: "boolean" }, rounds: { type: "string", default: "3" } },
+  options: {
+    help: { type: "boolean", short: "h", default: false },
+    json: { type: "boolean", default: false },
+    rounds: { type: "string", default: "3" },
+  },
 });
-const modules = [new URL("./dsv3.ts", import.meta.url), ...peerModules()];
-const cases = CASES.filter(
-  (c) => positionals.length === 0 || positionals.some((p) => c.name.includes(p)),
-);
-const r = await sideBySide(modules, cases, Number(values.rounds), (t) =>
-  process.stderr.write(`${t} …\n`),
-);
-console.log(values.json ? JSON.stringify(r, null, 1) : formatSideBySide(r));
-for (const c of r.cases) for (const [k, e] of Object.entries(c.errors)) console.log(c.name, k, e);
+const rounds = Number(values.rounds);
+if (values.help) {
+  process.stdout.write(USAGE);
+} else if (!Number.isInteger(rounds) || rounds < 1) {
+  process.stderr.write(`--rounds ${values.rounds}: expected a whole number from 1\n`);
+  process.exitCode = 2;
+} else {
+  await bench(positionals);
+}
+
+async function bench(names: readonly string[]): Promise<void> {
+  const all = names.length === 0;
+  const parts = PART_NAMES.filter((part) => all || names.includes(part));
+  const tokenizer = all || names.includes("tokenizer");
+  const cases = CASES.filter(
+    ({ name }) => all || names.includes("peers") || names.some((wanted) => name.includes(wanted)),
+  );
+  if (parts.length + cases.length === 0 && !tokenizer) {
+    process.stderr.write(`nothing is called ${names.join(", ")}\n\n${USAGE}`);
+    process.exitCode = 2;
+    return;
+  }
+  const tell = (what: string): void => void process.stderr.write(`${what} …\n`);
+  const json: { peers?: SideBySide; rows: Row[]; tokenizer?: unknown } = { rows: [] };
+  if (cases.length > 0) json.peers = await beside(cases, tell);
+  for (const part of parts) {
+    tell(part);
+    json.rows.push(...runPart(part));
+  }
+  if (!values.json && json.rows.length > 0) console.log(`\n${formatRows(json.rows)}`);
+  if (tokenizer) {
+    tell("tokenizer");
+    const flags = [`--rounds=${rounds}`, ...(values.json ? ["--json"] : [])];
+    const output = execFileSync(process.execPath, [fileURLToPath(TOKENIZER), ...flags], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    if (values.json) json.tokenizer = JSON.parse(output);
+    else console.log(`\n${output.trimEnd()}`);
+  }
+  if (values.json) console.log(JSON.stringify(json, null, 2));
+}
+
+async function beside(cases: readonly Case[], tell: (what: string) => void): Promise<SideBySide> {
+  const result = await sideBySide([OWN, ...peerModules()], cases, rounds, tell);
+  if (!values.json) {
+    console.log(`${availableParallelism()} cores; × is how many times our speed is the other's\n`);
+    console.log(formatSideBySide(result));
+    const rows = expectations(result);
+    if (rows.length > 0) console.log(`\n${formatRows(rows)}`);
+  }
+  return result;
+}

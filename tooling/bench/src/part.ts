@@ -32,6 +32,7 @@ import {
 } from "@dsv3/tensor";
 import { ADAMW, initTrainState, type TrainState, trainStep } from "@dsv3/train";
 import { inputs } from "./cases.ts";
+import { formatTable } from "./table.ts";
 
 /** A figure, and what it should be. */
 export interface Row {
@@ -53,6 +54,21 @@ const PARTS: Record<string, () => Promise<Row[]>> = {
 };
 
 export const PART_NAMES: readonly string[] = Object.keys(PARTS);
+
+/** Figures with what is expected of them, and whether it is met. */
+export function formatRows(rows: readonly Row[]): string {
+  return formatTable(
+    rows.map(({ name, value, unit, expected, atMost }) => {
+      const met = expected === undefined || (atMost ? value <= expected : value >= expected);
+      return [
+        name,
+        `${Number(value.toPrecision(3))} ${unit}`,
+        expected === undefined ? "" : `${atMost ? "at most" : "at least"} ${expected} ${unit}`,
+        expected === undefined ? "" : met ? "met" : "MISSED",
+      ];
+    }),
+  );
+}
 
 /** Runs a part and gives its rows. */
 export function runPart(name: string): Row[] {

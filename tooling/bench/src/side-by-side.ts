@@ -2,6 +2,8 @@
 import { type ChildProcess, fork } from "node:child_process";
 import type { Case } from "./cases.ts";
 import type { Answer } from "./contender.ts";
+import type { Row } from "./part.ts";
+import { formatTable } from "./table.ts";
 
 export interface Measured {
   readonly name: string;
@@ -153,15 +155,21 @@ function rateOf({ flops, bytes }: Measured, ms: number): string {
   return bytes === undefined ? "" : `${(bytes / ms / 1e6).toFixed(1)} GB/s`;
 }
 
-/** Columns as wide as their widest cell, the first on the left and the others on the right. */
-export function formatTable(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, c) => Math.max(...rows.map((row) => row[c]?.length ?? 0)));
-  return rows
-    .map((row) =>
-      row
-        .map((cell, c) => (c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c]!)))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
+/** The least times their speed that we expect of ours, by case and the beginning of a peer's name. */
+const EXPECTED: Readonly<Record<string, Readonly<Record<string, number>>>> = {
+  "matmul 1024³": { "jax-js": 3.5, "tfjs-wasm": 3.5, onnxruntime: 0.45 },
+};
+
+/** What is expected of the cases that ran. */
+export function expectations({ contenders, cases }: SideBySide): Row[] {
+  const [ours, ...peers] = Object.keys(contenders) as [string, ...string[]];
+  return cases.flatMap(({ name, milliseconds }) =>
+    Object.entries(EXPECTED[name] ?? {}).flatMap(([start, expected]): Row[] => {
+      const peer = peers.find((p) => p.startsWith(start));
+      const own = milliseconds[ours];
+      const theirs = peer === undefined ? undefined : milliseconds[peer];
+      if (own === undefined || theirs === undefined) return [];
+      return [{ name: `${name} beside ${peer}`, value: theirs / own, unit: "×", expected }];
+    }),
+  );
 }
