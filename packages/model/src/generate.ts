@@ -3,6 +3,7 @@
  * over the latent cache. A simple loop for scripts and the command line.
  */
 import { compile, disposeTree, type Tensor, tensor } from "@dsv3/tensor";
+import { type CompressedParams, expandParams } from "./compress.ts";
 import type { ModelConfig } from "./config.ts";
 import { type CachedOptions, forwardCached, latentCaches } from "./decode.ts";
 import type { ComputeDtype } from "./model.ts";
@@ -29,7 +30,7 @@ const PROMPT_STEP = 16;
  * @throws RangeError for ids outside the vocabulary, empty prompts, or more tokens than the context
  */
 export async function* generateStream(
-  params: ModelParams,
+  params: ModelParams | CompressedParams,
   c: ModelConfig,
   prompts: readonly (readonly number[])[],
   options: GenerateOptions,
@@ -44,7 +45,8 @@ export async function* generateStream(
   const width = Math.ceil(longest / PROMPT_STEP) * PROMPT_STEP;
   const capacity = width + Math.ceil(options.maxNewTokens / PROMPT_STEP) * PROMPT_STEP;
   const run = compile(
-    (params: ModelParams, ids: Tensor, caches: Tensor[], lengths: Tensor) => {
+    (stored: ModelParams | CompressedParams, ids: Tensor, caches: Tensor[], lengths: Tensor) => {
+      const params = expandParams(stored);
       const settings: CachedOptions = { computeDtype };
       const { logits, caches: updated } = forwardCached(params, ids, caches, lengths, c, settings);
       return { logits, caches: updated };
@@ -86,7 +88,7 @@ export async function* generateStream(
 
 /** The tokens that {@link generateStream} yields, by sequence, without the prompts. */
 export async function generate(
-  params: ModelParams,
+  params: ModelParams | CompressedParams,
   c: ModelConfig,
   prompts: readonly (readonly number[])[],
   options: GenerateOptions,

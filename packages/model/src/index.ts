@@ -1,3 +1,9 @@
+export {
+  type CompressedMatrix,
+  type CompressedParams,
+  compressParams,
+  expandParams,
+} from "./compress.ts";
 export { ConfigError, checkConfig, isMoeLayer, type ModelConfig } from "./config.ts";
 export {
   cacheBytesPerToken,

@@ -23,7 +23,14 @@ export * from "./nn.ts";
 export { type AttentionOptions, attention } from "./ops/attention.ts";
 export { full, iota, ones, zeros } from "./ops/create.ts";
 export { countingSort, cumsum, scatter, take, takeAlong, topK } from "./ops/indexed.ts";
-export { type BlockScale, groupedMatmul, type MatmulOptions, matmul } from "./ops/matrix.ts";
+export {
+  type BlockScale,
+  dequantize,
+  type GroupedMatmulOptions,
+  groupedMatmul,
+  type MatmulOptions,
+  matmul,
+} from "./ops/matrix.ts";
 export {
   abs,
   add,

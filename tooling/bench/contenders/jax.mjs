@@ -113,7 +113,7 @@ function trainStep(sizes) {
     run: async () => (await next()).dispose(),
     async result() {
       const losses = [];
-      for (let i = 0; i < 3; i++) losses.push((await (await next()).data())[0]);
+      for (let i = 0; i < 2; i++) losses.push((await (await next()).data())[0]);
       return losses;
     },
   };

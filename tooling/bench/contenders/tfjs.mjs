@@ -86,7 +86,7 @@ function trainStep(sizes) {
     run: () => next().dispose(),
     async result() {
       const losses = [];
-      for (let i = 0; i < 3; i++) losses.push(next().dataSync()[0]);
+      for (let i = 0; i < 2; i++) losses.push(next().dataSync()[0]);
       return losses;
     },
     dispose: () => tf.disposeVariables(),

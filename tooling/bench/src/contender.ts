@@ -52,7 +52,7 @@ export async function measure(library: Library, task: Case, turnMs = TURN_MS): P
   // As long again to warm up: engines replace code by better code while it runs.
   for (const keep of [false, true]) {
     const end = performance.now() + turnMs;
-    for (let runs = 0; runs < 2 || performance.now() < end; runs++) {
+    for (let runs = 0; runs < 1 || performance.now() < end; runs++) {
       const start = performance.now();
       await prepared.run();
       if (keep) times.push(performance.now() - start);

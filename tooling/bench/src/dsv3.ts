@@ -165,7 +165,7 @@ function trainStep(sizes: readonly number[]): Prepared {
     run: () => next().dispose(),
     async result() {
       const losses: number[] = [];
-      for (let i = 0; i < 3; i++) {
+      for (let i = 0; i < 2; i++) {
         using value = next();
         losses.push(await value.item());
       }

@@ -9,6 +9,8 @@ import { performance } from "node:perf_hooks";
 import { fileURLToPath } from "node:url";
 import { wasmBackend } from "@dsv3/backend-wasm";
 import {
+  type CompressedParams,
+  compressParams,
   countParameters,
   flopsPerToken,
   generateStream,
@@ -21,6 +23,7 @@ import {
   add,
   cast,
   compile,
+  type DType,
   disposeTree,
   dtypeBytes,
   key,
@@ -229,9 +232,12 @@ async function decode(): Promise<Row[]> {
   init.dispose();
   const { activeWithoutEmbedding: read } = countParameters(DECODED);
   const rows: Row[] = [];
-  for (const dtype of ["f32", "bf16"] as const) {
-    const narrow = (t: Tensor) => (t.rank > 1 ? cast(t, dtype) : t);
-    const weights = treeMap(narrow, params) as ModelParams;
+  const narrow = (t: Tensor) => (t.rank > 1 ? cast(t, "bf16") : t);
+  const forms = { f32: params, bf16: treeMap(narrow, params), i8: compressParams(params) };
+  for (const [dtype, weights] of Object.entries(forms) as [
+    DType,
+    ModelParams | CompressedParams,
+  ][]) {
     const seconds = await secondsPerToken(weights);
     const bandwidth = (read * dtypeBytes(dtype)) / seconds / 1e9;
     const ceiling = streamRate();
@@ -254,7 +260,7 @@ async function decode(): Promise<Row[]> {
 }
 
 /** Median over the later tokens. */
-async function secondsPerToken(weights: ModelParams): Promise<number> {
+async function secondsPerToken(weights: ModelParams | CompressedParams): Promise<number> {
   const times: number[] = [];
   let last = performance.now();
   const options = { maxNewTokens: NEW_TOKENS, stopIds: [] };

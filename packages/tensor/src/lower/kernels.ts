@@ -12,16 +12,16 @@ export interface LoweredKernel {
   readonly flops: number;
 }
 
-/** Operations (and from which operand on) whose kernels take whole tensors rather than views. */
-const WHOLE_FROM: Readonly<Record<string, number>> = {
-  topK: 0,
-  countingSort: 0,
-  cumsum: 0,
-  scatter: 0,
-  groupedRows: 2,
-  groupedOuter: 2,
-  attention: 3,
-  attentionGrad: 4,
+/** Operations whose kernels take whole tensors rather than views, and for which operands: [from, to). */
+const WHOLE: Readonly<Record<string, readonly [from: number, to: number]>> = {
+  topK: [0, Infinity],
+  countingSort: [0, Infinity],
+  cumsum: [0, Infinity],
+  scatter: [0, Infinity],
+  groupedRows: [2, 3],
+  groupedOuter: [2, 3],
+  attention: [3, Infinity],
+  attentionGrad: [4, Infinity],
 };
 
 /** The tensor that a kernel reads for operand i: what it is a view of, where the kernel takes views. */
@@ -29,8 +29,8 @@ export function operandOf(node: Node, i: number): Tensor {
   const t = node.inputs[i] as Tensor;
   const view = viewOf(t);
   if (view === undefined) return t;
-  if (i < (WHOLE_FROM[node.op] ?? Number.POSITIVE_INFINITY)) return view.base;
-  return wholeView(t) ?? t;
+  const [from, to] = WHOLE[node.op] ?? [0, 0];
+  return i >= from && i < to ? (wholeView(t) ?? t) : view.base;
 }
 
 /** The tensor that has the same elements as `t` in the same order, if `t` is a view of one. */
@@ -140,7 +140,7 @@ const LOWER: Record<string, Lower> = {
       n,
       offsets: s.of(operandOf(node, 2)),
       a: s.matrix(x),
-      b: s.matrix(w),
+      b: s.matrix(w, node.inputs[3], (node.attrs as { bBlock?: [number, number] }).bBlock),
       out: {
         slot: s.output(out),
         dtype: out.dtype,

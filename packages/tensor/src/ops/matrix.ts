@@ -2,8 +2,9 @@
 import { type DType, isFloat } from "../dtype.ts";
 import { describe } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
+import { cast, mul } from "./pointwise.ts";
 import { apply1, define } from "./registry.ts";
-import { broadcastShapes, broadcastTo, reshape, transpose } from "./shape.ts";
+import { broadcastShapes, broadcastTo, reshape, slice, transpose } from "./shape.ts";
 
 /** Block scales of a matrix: element (r, c) is value · scale[⌊r/block[0]⌋, ⌊c/block[1]⌋]. */
 export interface BlockScale {
@@ -20,6 +21,39 @@ export interface MatmulOptions {
   /** Scales of the operands as given, before transposition. */
   readonly aScale?: BlockScale;
   readonly bScale?: BlockScale;
+}
+
+/** What {@link dequantize} made its results of. */
+const blockScaled = new WeakMap<Tensor, BlockScale & { readonly values: Tensor }>();
+
+/**
+ * values [..., R, C] times the scales of their blocks: a quantised matrix as the f32 matrix that it
+ * stands for. A product whose right operand it is reads the stored values themselves; in a compiled
+ * program the f32 matrix is made only for other uses.
+ */
+export function dequantize(values: Tensor, { scale, block }: BlockScale): Tensor {
+  const lead = values.shape.slice(0, -2);
+  const [R, C] = values.shape.slice(-2) as [number, number];
+  const [rows, columns] = [Math.ceil(R / block[0]), Math.ceil(C / block[1])];
+  orient({ scale, block }, false, lead, [R, C], "scale");
+  const each = broadcastTo(reshape(scale, [...lead, rows, 1, columns, 1]), [
+    ...lead,
+    rows,
+    block[0],
+    columns,
+    block[1],
+  ]);
+  const whole = reshape(each, [...lead, rows * block[0], columns * block[1]]);
+  const start = whole.shape.map(() => 0);
+  const result = mul(cast(values, "f32"), slice(whole, start, values.shape));
+  blockScaled.set(result, { values, scale, block });
+  return result;
+}
+
+/** The quantised matrix that t stands for, also where t was cast to the dtype of activations. */
+function storedValues(t: Tensor): (BlockScale & { readonly values: Tensor }) | undefined {
+  const { node } = t;
+  return blockScaled.get(node?.op === "cast" ? (node.inputs[0] as Tensor) : t);
 }
 
 define("matmul", {
@@ -77,6 +111,10 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
     throw new Error(
       `matmul: inner extents differ: ${k} in ${describe(a)}${options.transposeA ? "ᵀ" : ""}, ${k2} in ${describe(b)}${options.transposeB ? "ᵀ" : ""}`,
     );
+  }
+  const stored = storedValues(b);
+  if (stored && !options.bScale) {
+    return matmul(a, stored.values, { ...options, bScale: stored });
   }
   const scaled = options.aScale !== undefined || options.bScale !== undefined;
   const dtype =
@@ -137,9 +175,14 @@ define("groupedRows", {
   },
   grad(node, [g]) {
     if (!g) return [null, null, null];
-    const [x, w, offsets] = node.inputs as [Tensor, Tensor, Tensor];
+    const [x, w, offsets, scale] = node.inputs as [Tensor, Tensor, Tensor, Tensor?];
+    const { bBlock } = node.attrs as { bBlock?: [number, number] };
+    const bScale = scale && bBlock && { scale, block: bBlock };
+    const options = { transposeB: true, dtype: x.dtype, ...(bScale && { bScale }) };
+    const dx = groupedMatmul(g, w, offsets, options);
+    if (bScale) return [dx, null, null, null]; // quantised constants
     return [
-      groupedMatmul(g, w, offsets, { transposeB: true, dtype: x.dtype }),
+      dx,
       // Transposed weights get their gradient in the layout that they are stored in.
       w.node?.op === "permute"
         ? transpose(groupedOuter(g, x, offsets, w.dtype))
@@ -175,6 +218,13 @@ function groupedOuter(a: Tensor, b: Tensor, offsets: Tensor, dtype: DType): Tens
   return apply1("groupedOuter", [a, b, offsets], { dtype });
 }
 
+export interface GroupedMatmulOptions {
+  readonly transposeB?: boolean;
+  readonly dtype?: DType;
+  /** Scales of w as given, before transposition. */
+  readonly bScale?: BlockScale;
+}
+
 /**
  * A matrix per run of rows: x [N, K], w [G, K, M] ([G, M, K] with transposeB), offsets i32 [G + 1]
  * → [N, M] with out[r] = x[r] · w[g] for offsets[g] ≤ r < offsets[g + 1]. Rows in no run give 0.
@@ -183,8 +233,12 @@ export function groupedMatmul(
   x: Tensor,
   w: Tensor,
   offsets: Tensor,
-  options: { transposeB?: boolean; dtype?: DType } = {},
+  options: GroupedMatmulOptions = {},
 ): Tensor {
+  const stored = storedValues(w);
+  if (stored && !options.bScale) {
+    return groupedMatmul(x, stored.values, offsets, { ...options, bScale: stored });
+  }
   const y = w.rank === 3 && options.transposeB ? transpose(w) : w;
   if (x.rank !== 2 || y.rank !== 3 || x.shape[1] !== y.shape[1]) {
     throw new Error(
@@ -200,6 +254,11 @@ export function groupedMatmul(
       `groupedMatmul: offsets should be i32[${(y.shape[0] as number) + 1}], got ${describe(offsets)}`,
     );
   }
-  const dtype = options.dtype ?? (x.dtype === "f32" || w.dtype === "f32" ? "f32" : x.dtype);
-  return apply1("groupedRows", [x, y, offsets], { dtype });
+  const scaled = options.bScale !== undefined;
+  const dtype =
+    options.dtype ?? (scaled || x.dtype === "f32" || w.dtype === "f32" ? "f32" : x.dtype);
+  const [groups, k, m] = y.shape as [number, number, number];
+  const scales = orient(options.bScale, options.transposeB, [groups], [k, m], "bScale");
+  const bBlock = turned(options.bScale, options.transposeB);
+  return apply1("groupedRows", [x, y, offsets, ...scales], { dtype, bBlock });
 }

@@ -13,7 +13,7 @@ import * as nn from "../nn.ts";
 import { attention } from "../ops/attention.ts";
 import { full, iota, zeros } from "../ops/create.ts";
 import * as indexed from "../ops/indexed.ts";
-import { groupedMatmul, matmul } from "../ops/matrix.ts";
+import { dequantize, groupedMatmul, matmul } from "../ops/matrix.ts";
 import * as p from "../ops/pointwise.ts";
 import * as r from "../ops/reduce.ts";
 import * as s from "../ops/shape.ts";
@@ -470,6 +470,27 @@ function matrixCases(): Case[] {
       name: "groupedMatmul, transposed weights",
       args: [f(12, 16), f(4, 24, 16), offsets],
       fn: (x, w, o) => groupedMatmul(x, w, o, { transposeB: true }),
+    },
+    {
+      name: "groupedMatmul with i8 block scales",
+      args: [
+        f(12, 16),
+        { shape: [4, 6, 16], dtype: "i8", range: [-100, 100] },
+        offsets,
+        positive(4, 6, 4),
+      ],
+      fn: (x, w, o, sc) =>
+        groupedMatmul(x, w, o, { transposeB: true, bScale: scaled(sc as Tensor) }),
+    },
+    {
+      name: "products with dequantized matrices",
+      args: [f(5, 10), { shape: [6, 10], dtype: "i8", range: [-100, 100] }, positive(6, 3)],
+      fn: (x, w, sc) => matmul(x, dequantize(w, scaled(sc)), { transposeB: true }),
+    },
+    {
+      name: "a dequantized matrix by itself",
+      args: [{ shape: [2, 5, 10], dtype: "i8", range: [-100, 100] }, positive(2, 3, 3)],
+      fn: (w, sc) => dequantize(w, { scale: sc, block: [2, 4] }),
     },
     {
       name: "groupedMatmul with rows in no group",
