@@ -7,6 +7,8 @@ import type { ModelConfig, ModelParams } from "@dsv3/model";
 import type { StreamDecoder, Tokenizer } from "@dsv3/tokenizer";
 import { BLOCK_TOKENS } from "./blocks.ts";
 import { type Choice, type FinishReason, Generation, type Usage } from "./generation.ts";
+import { type Format, Grammar, type TokenTree, tokenTree } from "./grammar/grammar.ts";
+import { GrammarError } from "./grammar/network.ts";
 import { checkRequest, type GenerationRequest, QueueFullError, RequestError } from "./request.ts";
 import { type Drawn, type Progress, Runner } from "./runner.ts";
 import { Scheduler } from "./scheduler.ts";
@@ -75,6 +77,9 @@ interface Output {
   readonly maxTokens: number;
 }
 
+/** Formats whose automata and masks are kept. */
+const MAX_GRAMMARS = 32;
+
 export class Engine {
   readonly maxContext: number;
   readonly #options: EngineOptions;
@@ -84,6 +89,8 @@ export class Engine {
   readonly #outputs = new Map<Sequence, Output>();
   /** Sequences that nobody waits for any more; they go between two steps, never within one. */
   readonly #cancelled = new Set<Sequence>();
+  readonly #grammars = new Map<string, Grammar>();
+  #tree: TokenTree | null = null;
   #arrivals = 0;
   #steps = 0;
   #promptTokens = 0;
@@ -142,6 +149,7 @@ export class Engine {
     checkRequest(request, limits);
     request.signal?.throwIfAborted();
     const { n = 1, prompt, seed = randomSeed() } = request;
+    const grammar = request.format && this.#grammar(request.format);
     if (this.#scheduler.waiting + n > this.#maxQueued) throw new QueueFullError(this.#maxQueued);
 
     const stopIds = new Set([
@@ -163,6 +171,7 @@ export class Engine {
     signal?.addEventListener("abort", cancel, { once: true });
     for (let choice = 0; choice < n; choice++) {
       const sequence = new Sequence(request, choice, seed, this.#arrivals++);
+      if (grammar) sequence.guide(grammar, maxTokens);
       const decoder = tokenizer?.decoder({ skipSpecial: true });
       const stops = new StopWatch(request.stop ?? []);
       this.#outputs.set(sequence, { generation, decoder, stops, stopIds, maxTokens });
@@ -265,16 +274,39 @@ export class Engine {
     if (stopped === null && decoder) {
       ({ text, stop: stopped } = stops.push(textOf(decoder, token)));
     }
-    const ended = stopped !== null || sequence.generatedCount >= maxTokens;
+    const whole = stopped !== null || sequence.complete;
+    const ended = whole || sequence.generatedCount >= maxTokens;
     if (ended && decoder && typeof stopped !== "string") {
       const last = stops.push(decoder.end());
       text += last.text + (last.stop === null ? stops.end() : "");
       stopped ??= last.stop;
     }
-    const finishReason: FinishReason | null = !ended ? null : stopped !== null ? "stop" : "length";
+    const finishReason: FinishReason | null = !ended ? null : whole ? "stop" : "length";
     if (ended) this.#drop(sequence);
     const delta = { choice: sequence.choice, ...drawn, text, finishReason, stopped } as const;
     generation.give(delta, sequence.cachedTokens);
+  }
+
+  /** The grammar of a format; those used last are kept. */
+  #grammar(format: Format): Grammar {
+    const { config, tokenizer } = this.#options;
+    const key = JSON.stringify(format);
+    let grammar = this.#grammars.get(key);
+    if (grammar === undefined) {
+      try {
+        this.#tree ??= tokenTree(tokenizer!);
+        grammar = new Grammar(format, this.#tree, config.eosTokenIds, config.vocabSize);
+      } catch (error) {
+        if (error instanceof GrammarError) throw new RequestError("format", error.message);
+        throw error;
+      }
+    }
+    this.#grammars.delete(key);
+    this.#grammars.set(key, grammar);
+    if (this.#grammars.size > MAX_GRAMMARS) {
+      this.#grammars.delete(this.#grammars.keys().next().value!);
+    }
+    return grammar;
   }
 
   #drop(sequence: Sequence): void {

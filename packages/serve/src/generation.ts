@@ -2,7 +2,7 @@
 import type { Drawn } from "./runner.ts";
 
 /**
- * `stop`: an end-of-sequence id, a stop id or a stop string. `length`: `maxTokens` or the end of the
+ * `stop`: an end-of-sequence id, a stop id, a stop string, or the end of its format. `length`: `maxTokens` or the end of the
  * context was reached.
  */
 export type FinishReason = "stop" | "length";

@@ -7,5 +7,6 @@ export {
   Generation,
   type Usage,
 } from "./generation.ts";
+export type { Format } from "./grammar/grammar.ts";
 export { type GenerationRequest, QueueFullError, RequestError, type Sampling } from "./request.ts";
 export type { Drawn } from "./runner.ts";

@@ -1,5 +1,6 @@
 /** What can be asked of the engine, and the checks that every request passes before it is queued. */
 import { checkTokenIds, type ModelConfig } from "@dsv3/model";
+import type { Format } from "./grammar/grammar.ts";
 
 /** How tokens are drawn. Everything has the neutral value by default, except `temperature`, which is 1. */
 export interface Sampling {
@@ -34,6 +35,8 @@ export interface GenerationRequest extends Sampling {
   readonly stop?: readonly string[];
   /** Token ids that end an answer, besides the model's own end-of-sequence ids. */
   readonly stopIds?: readonly number[];
+  /** Binds the answer to JSON, a schema, a regular expression or a choice. It needs a tokenizer. */
+  readonly format?: Format;
   /** Goes on after the model's end-of-sequence ids. */
   readonly ignoreEos?: boolean;
   /** Log-probabilities of each token, and of this many most likely ones (0 … 20) in its place. */
@@ -123,6 +126,9 @@ export function checkRequest(request: GenerationRequest, limits: Limits): void {
     fail("stop", `${stop.length + stopIds.length} ends, but ${MAX_STOPS} are the most`);
   }
   if (stop.length > 0 && !hasTokenizer) fail("stop", "texts need an engine with a tokenizer");
+  if (request.format && !hasTokenizer) fail("format", "texts need an engine with a tokenizer");
+  if (request.format && request.ignoreEos)
+    fail("format", "an answer that is whole has to end: leave ignoreEos out");
   if (stop.includes("")) fail("stop", "an empty text would stop at once");
   if (logitBias) {
     ids("logitBias", [...logitBias.keys()]);

@@ -311,6 +311,8 @@ function sampleInputs(
   const topP = new Float32Array(batch).fill(1);
   const minP = new Float32Array(batch);
   const adjustments: Adjustment[] = [];
+  const words = Math.ceil(vocabSize / 32);
+  let mask: Int32Array | null = null;
   let filters = false;
   for (const [row, drawRow] of rows.entries()) {
     if (drawRow === null) continue;
@@ -323,6 +325,11 @@ function sampleInputs(
     minP[row] = request.minP ?? 0;
     filters ||=
       temperature[row]! > 0 && (topK[row]! < vocabSize || topP[row]! < 1 || minP[row]! > 0);
+    const allowed = drawRow.sequence.mask(drawRow.after);
+    if (allowed !== null) {
+      mask ??= new Int32Array(batch * words).fill(-1);
+      mask.set(allowed, row * words);
+    }
     for (const adjustment of adjust(drawRow)) {
       adjustments.push({ ...adjustment, index: row * vocabSize + adjustment.index });
     }
@@ -332,6 +339,7 @@ function sampleInputs(
     uniform: tensor(uniform),
     filters: filters ? { topK: i32(topK, [batch]), topP: tensor(topP), minP: tensor(minP) } : null,
     adjust: adjustments.length > 0 ? adjustTensors(adjustments) : null,
+    mask: mask && i32(mask, [batch, words]),
   };
 }
 

@@ -21,6 +21,7 @@ async function spread(
     uniform: tensor(Array.from({ length: draws }, (_, i) => (i + 0.5) / draws)),
     filters: { topK: i32(rows(topK)), topP: tensor(rows(topP)), minP: tensor(rows(minP)) },
     adjust: null,
+    mask: null,
   };
   using all = tensor(rows(logits).flat(), { shape: [draws, logits.length] });
   const result = sample(all, inputs, 1);
@@ -69,6 +70,7 @@ test("penalties and biases change the logits that they name", async () => {
       repetition: tensor([4, 1, 2, 1, 1]),
       bias: tensor([0, 0.4, 0, 0.6, 9]),
     },
+    mask: null,
   };
   using all = tensor([row, row, row]);
   const { token, logprob, topTokens, topLogprobs } = sample(all, inputs, 2);
@@ -81,6 +83,24 @@ test("penalties and biases change the logits that they name", async () => {
     });
   close(await logprob.data(), [0.5, 1, 0.5]);
   close(await topLogprobs.data(), [1, 0.5, 1, 0.5, 1, 0.5]);
+});
+
+test("masked tokens are never drawn, whatever their logits", async () => {
+  const V = 70;
+  const row = Array.from({ length: V }, (_, i) => i / 10);
+  const bits = (ids: number[]) =>
+    [0, 1, 2].map((word) =>
+      ids.reduce((x, id) => (id >> 5 === word ? x | (1 << (id & 31)) : x), 0),
+    );
+  const inputs: SampleInputs = {
+    temperature: tensor([0, 1, 0, 1]),
+    uniform: tensor([0, 0.999, 0, 0.999]),
+    filters: null,
+    adjust: null,
+    mask: tensor([bits([3, 31, 63]), bits([0, 32]), bits([68]), [-1, -1, -1]], { dtype: "i32" }),
+  };
+  const { token } = sample(tensor([row, row, row, row]), inputs, 1);
+  expect(Array.from(await token.data())).toEqual([63, 32, 68, 69]);
 });
 
 test("uniform numbers are even, and no two of their words can be told from each other", () => {

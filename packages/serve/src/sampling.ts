@@ -24,14 +24,18 @@ import {
   max,
   min,
   mul,
+  ne,
   or,
   pad,
+  rem,
   reshape,
   scatter,
+  shr,
   squeeze,
   sub,
   sum,
   type Tensor,
+  take,
   takeAlong,
   topK,
   where,
@@ -46,6 +50,8 @@ export type SampleInputs = {
   filters: { topK: Tensor; topP: Tensor; minP: Tensor } | null; // i32 [B], f32 [B], f32 [B]
   /** Changes to single logits, at index row · V + token; indices outside are padding. Null: none. */
   adjust: { index: Tensor; repetition: Tensor; bias: Tensor } | null; // i32 [N], f32 [N], f32 [N]
+  /** Tokens that may come, a bit each: i32 [B, ceil(V / 32)]. Null: all may. */
+  mask: Tensor | null;
 };
 
 export type SampleResult = {
@@ -58,7 +64,7 @@ export type SampleResult = {
 /** A token for each row of logits f32 [B, V], and `logprobs` log-probabilities, 1 at least. */
 export function sampleRows(logits: Tensor, inputs: SampleInputs, logprobs: number): SampleResult {
   const { temperature, uniform, filters } = inputs;
-  const x = adjusted(logits, inputs.adjust);
+  const x = masked(adjusted(logits, inputs.adjust), inputs.mask);
   const best = argmax(x, 1); // [B]
 
   const greedy = eq(temperature, 0);
@@ -87,6 +93,16 @@ function adjusted(logits: Tensor, adjust: SampleInputs["adjust"]): Tensor {
   const repetition = at(full(flat, 1), adjust.repetition);
   const bias = at(zeros(flat), adjust.bias);
   return add(where(gt(logits, 0), div(logits, repetition), mul(logits, repetition)), bias);
+}
+
+/** Far below any logit, but not infinite: differences stay numbers. */
+const NEVER = -1e30;
+
+function masked(logits: Tensor, mask: Tensor | null): Tensor {
+  if (mask === null) return logits;
+  const ids = iota(logits.shape[1]!);
+  const words = take(mask, div(ids, 32), 1); // [B, V]
+  return where(ne(and(shr(words, rem(ids, 32)), 1), 0), logits, NEVER);
 }
 
 /** Weights [B, V] with 0 for the tokens that min-p, then top-k, then top-p leave out. */

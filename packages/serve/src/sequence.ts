@@ -1,5 +1,7 @@
 /** One answer in the making: its tokens, and the blocks that hold the latents of those computed. */
 import { BLOCK_TOKENS, type BlockPool, blockKey, rootKey } from "./blocks.ts";
+import type { State } from "./grammar/automaton.ts";
+import type { Grammar } from "./grammar/grammar.ts";
 import type { GenerationRequest } from "./request.ts";
 
 export class Sequence {
@@ -27,6 +29,7 @@ export class Sequence {
   /** Keys of the leading full blocks, as far as they are known; they do not change any more. */
   readonly #keys: string[] = [];
   readonly #root: string;
+  #guide: { grammar: Grammar; maxTokens: number; state: State | null } | null = null;
 
   constructor(request: GenerationRequest, choice: number, seed: number, arrival: number) {
     this.request = request;
@@ -36,6 +39,27 @@ export class Sequence {
     this.tokens = Array.from(request.prompt);
     this.promptLength = this.tokens.length;
     this.#root = rootKey(request.cacheSalt ?? "");
+  }
+
+  /** Binds the answer to a grammar, of which it must be a whole text after `maxTokens` at most. */
+  guide(grammar: Grammar, maxTokens: number): void {
+    this.#guide = { grammar, maxTokens, state: grammar.start };
+  }
+
+  /** Whether the answer is a whole text of its grammar, to which nothing can be added. */
+  get complete(): boolean {
+    return this.#guide?.state != null && this.#guide.grammar.complete(this.#guide.state);
+  }
+
+  /** Bits of the tokens that may come after the answer so far and then `after`; null: all may. */
+  mask(after: readonly number[]): Int32Array | null {
+    if (this.#guide === null) return null;
+    const { grammar, maxTokens } = this.#guide;
+    let { state } = this.#guide;
+    for (const token of after) state = state && grammar.after(state, token);
+    // After a draft that may not come nothing is drawn that counts.
+    if (state === null) return null;
+    return grammar.mask(state, maxTokens - this.generatedCount - after.length);
   }
 
   get priority(): number {
@@ -59,6 +83,8 @@ export class Sequence {
   append(token: number): void {
     this.tokens.push(token);
     this.generated.set(token, (this.generated.get(token) ?? 0) + 1);
+    const guide = this.#guide;
+    if (guide?.state) guide.state = guide.grammar.after(guide.state, token);
   }
 
   /** Takes the cached blocks that the tokens begin with, but leaves one token to compute. */
