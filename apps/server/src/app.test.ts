@@ -53,6 +53,32 @@ test("a conversation is what DeepSeek's template makes of it", async () => {
   expect(goesOn.usage.prompt_tokens).toBe(expected.length + ids("well,").length);
 });
 
+test("answers are bound by OpenAI's fields and by vLLM's", async () => {
+  const { app } = make();
+  const content = async (more: object) =>
+    (await json(await post(app, chat, { ...base, max_tokens: 60, ...more }))).choices[0].message
+      .content;
+  expect(JSON.parse(await content({ response_format: { type: "json_object" } }))).toBeTypeOf(
+    "object",
+  );
+  const schema = { type: "object", properties: { ok: { type: "boolean" } }, required: ["ok"] };
+  const response_format = {
+    type: "json_schema",
+    json_schema: { name: "ok", strict: true, schema },
+  };
+  expect(JSON.parse(await content({ response_format })).ok).toBeTypeOf("boolean");
+  expect(await content({ structured_outputs: { choice: ["yes", "no"] } })).toMatch(/^(yes|no)$/);
+  expect(await content({ structured_outputs: { regex: "a{3}" } })).toBe("aaa");
+  expect(JSON.parse(await content({ structured_outputs: { json: { const: 5 } } }))).toBe(5);
+  const text = {
+    model: "tiny",
+    prompt: "x",
+    max_tokens: 9,
+    structured_outputs: { choice: ["ab"] },
+  };
+  expect((await json(await post(app, "/v1/completions", text))).choices[0].text).toBe("ab");
+});
+
 test("the middle is filled between DeepSeek's tokens", async () => {
   const { app } = make();
   const body = { model: "tiny", prompt: "some", suffix: "words", max_tokens: 1 };
@@ -177,7 +203,17 @@ test.each<[string, unknown, number, string]>([
   ["a bias on a word", { ...base, logit_bias: { x: 1 } }, 400, "logit_bias"],
   ["too long an answer", { ...base, max_tokens: 1e6 }, 400, "more than the context of 512"],
   ["tools", { ...base, tools: [{}] }, 400, "does not parse tool calls"],
-  ["JSON mode", { ...base, response_format: { type: "json_object" } }, 400, "response_format"],
+  ["an unknown format", { ...base, response_format: { type: "xml" } }, 400, "response_format.type"],
+  [
+    "a schema that is none",
+    {
+      ...base,
+      response_format: { type: "json_schema", json_schema: { name: "x", schema: { type: "x" } } },
+    },
+    400,
+    'format: schema, at #: type "x" is none',
+  ],
+  ["a pattern that is none", { ...base, structured_outputs: { regex: "(" } }, 400, 'pattern "("'],
 ])("%s is refused", async (_, body, status, message) => {
   const { app } = make();
   for (const stream of [false, true]) {

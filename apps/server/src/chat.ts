@@ -1,5 +1,5 @@
 /** POST /v1/chat/completions. */
-import type { Delta, Drawn, GenerationRequest } from "@dsv3/serve";
+import type { Delta, Drawn, Format, GenerationRequest } from "@dsv3/serve";
 import { type ChatMessage, type ChatToolCall, encodeChat, type Tokenizer } from "@dsv3/tokenizer";
 import type { Context } from "hono";
 import { badRequest } from "./errors.ts";
@@ -78,13 +78,9 @@ function toEngine(request: ChatRequest, tokenizer: Tokenizer): GenerationRequest
   if (request.tools && request.tools.length > 0) {
     throw badRequest("tools", "this server does not parse tool calls", "unsupported_parameter");
   }
-  const format = request.response_format?.type ?? "text";
-  if (format !== "text") {
-    throw badRequest(
-      "response_format",
-      `"${format}" is not supported, only "text"`,
-      "unsupported_parameter",
-    );
+  const format = formatOf(request.response_format);
+  if (format && request.structured_outputs) {
+    throw badRequest("response_format", "is given beside structured_outputs; give one of them");
   }
   if (request.top_logprobs && !request.logprobs) {
     throw badRequest("top_logprobs", "needs logprobs: true");
@@ -93,8 +89,15 @@ function toEngine(request: ChatRequest, tokenizer: Tokenizer): GenerationRequest
     ...((request.max_completion_tokens ?? request.max_tokens) && {
       maxTokens: (request.max_completion_tokens ?? request.max_tokens)!,
     }),
+    ...(format && { format }),
     ...(request.logprobs && { logprobs: request.top_logprobs ?? 0 }),
   });
+}
+
+function formatOf(format: ChatRequest["response_format"]): Format | null {
+  if (format?.type === "json_object") return { type: "json" };
+  if (format?.type !== "json_schema") return null;
+  return { type: "schema", schema: format.json_schema.schema };
 }
 
 /** The conversation as ids, up to where the assistant goes on. */

@@ -1,5 +1,5 @@
 /** From the fields that all routes share to requests of the engine, and their answers side by side. */
-import type { Delta, Engine, Generation, GenerationRequest, Usage } from "@dsv3/serve";
+import type { Delta, Engine, Format, Generation, GenerationRequest, Usage } from "@dsv3/serve";
 import type { Tokenizer } from "@dsv3/tokenizer";
 import type { Metrics } from "./metrics.ts";
 import type { CommonRequest } from "./schemas.ts";
@@ -36,10 +36,18 @@ export function engineRequest(
     ignoreEos: body.ignore_eos,
     priority: body.priority,
     cacheSalt: body.cache_salt ?? body.user_id,
+    format: formatOf(body.structured_outputs),
     ...extra,
   };
   const given = Object.entries(fields).filter(([, value]) => value !== null && value !== undefined);
   return { ...(Object.fromEntries(given) as Partial<GenerationRequest>), prompt, stop: body.stop };
+}
+
+function formatOf(outputs: CommonRequest["structured_outputs"]): Format | null {
+  if (!outputs) return null;
+  if ("regex" in outputs) return { type: "regex", pattern: outputs.regex };
+  if ("choice" in outputs) return { type: "choice", choices: outputs.choice };
+  return { type: "schema", schema: outputs.json };
 }
 
 /** Requests that the engine has taken, and that nobody has read yet. */

@@ -28,6 +28,14 @@ const common = {
   priority: z.int().nullish(),
   stream: z.boolean().nullish(),
   stream_options: z.object({ include_usage: z.boolean().nullish() }).nullish(),
+  /** vLLM's way to bind answers: one of these. */
+  structured_outputs: z
+    .union([
+      z.strictObject({ json: z.unknown() }),
+      z.strictObject({ regex: z.string().max(10_000) }),
+      z.strictObject({ choice: z.array(z.string()).min(1).max(1000) }),
+    ])
+    .nullish(),
   /** Isolates cached prefixes: vLLM's name, and DeepSeek's. */
   cache_salt: z.string().max(512).nullish(),
   user_id: z.string().max(512).nullish(),
@@ -68,7 +76,13 @@ export const chatRequest = z.object({
   logprobs: z.boolean().nullish(),
   top_logprobs: whole(0, 20),
   tools: z.array(z.unknown()).nullish(),
-  response_format: z.object({ type: z.string() }).nullish(),
+  response_format: z
+    .discriminatedUnion("type", [
+      z.object({ type: z.literal("text") }),
+      z.object({ type: z.literal("json_object") }),
+      z.object({ type: z.literal("json_schema"), json_schema: z.object({ schema: z.unknown() }) }),
+    ])
+    .nullish(),
 });
 
 const ids = z.array(z.int().min(0)).max(2 ** 20);

@@ -1,6 +1,6 @@
 import { text as readAll } from "node:stream/consumers";
 import { wasmBackend } from "@dsv3/backend-wasm";
-import { checkTokenIds, generateStream, loadModel } from "@dsv3/model";
+import { checkTokenIds, compressParams, generateStream, loadModel } from "@dsv3/model";
 import { disposeTree, setBackend } from "@dsv3/tensor";
 import type { Tokenizer } from "@dsv3/tokenizer";
 import { loadTokenizer } from "@dsv3/tokenizer/node";
@@ -42,6 +42,12 @@ export const generate: Command = defineCommand({
       min: 0,
       max: 1,
     },
+    weights: {
+      type: "choice",
+      choices: ["f32", "bf16", "i8"],
+      help: "what they are kept as: i8 is 8 bits with a scale for every 128, faster but rounded",
+      default: "f32",
+    },
     seed: { type: "integer", value: "N", help: "the same seed gives the same text", default: 0 },
     json: { type: "boolean", help: "print prompt, text, ids and tokens per second as JSON" },
   },
@@ -49,7 +55,7 @@ export const generate: Command = defineCommand({
     'generate --model runs/demo/model --prompt "The state of the Union is"',
     "generate --model my-model --ids 0,17,4 --temperature 0 --json",
   ],
-  async run({ model, prompt, ids, json, ...sampling }, io) {
+  async run({ model, prompt, ids, weights, json, ...sampling }, io) {
     if (prompt !== undefined && ids !== undefined) {
       throw new UsageError("--prompt and --ids are two ways to say the same; give one");
     }
@@ -63,7 +69,10 @@ export const generate: Command = defineCommand({
     const backend = await wasmBackend();
     try {
       setBackend(backend);
-      const { params, config } = await loadModel(model, { mtp: false });
+      const dtype = weights === "bf16" ? "bf16" : "f32";
+      const { params: loaded, config } = await loadModel(model, { mtp: false, dtype });
+      const params = weights === "i8" ? compressParams(loaded) : loaded;
+      if (params !== loaded) disposeTree(loaded);
       const start = given ?? promptIds(text as string, tokenizer as Tokenizer, config.bosTokenId);
       checkTokenIds(config, start, given ? "--ids" : "the prompt");
       const show = json ? undefined : printer(io, tokenizer, text);

@@ -29,7 +29,8 @@ afterAll(() => rm(folder, { recursive: true }));
 test("serves a folder until it is stopped, and ends well", async () => {
   const io = fakeIo({ DSV3_API_KEY: "secret" });
   const model = join(folder, "my-model");
-  const ended = runCli(["serve", "--model", model, "--port", "0"], io, commands, "0.0.0");
+  const argv = ["serve", "--model", model, "--port", "0", "--speculate"];
+  const ended = runCli(argv, io, commands, "0.0.0");
   await expect.poll(() => io.stdout.text, { timeout: 20_000 }).toMatch(/^http:.*\/v1\n$/);
   const url = io.stdout.text.trim();
   expect((await fetch(`${url}/models`)).status).toBe(401);

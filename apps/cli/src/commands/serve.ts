@@ -65,6 +65,10 @@ export const serve: Command = defineCommand({
       default: 30,
       min: 0,
     },
+    speculate: {
+      type: "boolean",
+      help: "guess tokens ahead with the model's MTP module; answers stay the same",
+    },
     fast: {
       type: "boolean",
       help: "faster for one or two clients, but answers may depend on who else is served",
@@ -75,15 +79,15 @@ export const serve: Command = defineCommand({
     "serve --model my-model --host 0.0.0.0 --keys keys.txt --max-running 64",
   ],
   endsWhenStopped: true,
-  async run({ model, name, host, port, keys, drain, fast, ...sizes }, io) {
+  async run({ model, name, host, port, keys, drain, speculate, fast, ...sizes }, io) {
     const apiKeys = await readKeys(keys, io);
     const tokenizer = await loadTokenizer(model);
     const backend = await wasmBackend();
     try {
       setBackend(backend);
-      const { params, config } = await loadModel(model, { mtp: false });
+      const { params, config } = await loadModel(model, { mtp: speculate });
       const given = Object.entries(sizes).filter(([, value]) => value !== undefined);
-      const settings = { ...Object.fromEntries(given), batchInvariant: !fast };
+      const settings = { ...Object.fromEntries(given), speculate, batchInvariant: !fast };
       const engine = new Engine({ params, config, tokenizer, ...settings });
       const app = createApp({
         engine,
