@@ -66,6 +66,11 @@ it("trains, stops on Ctrl-C with a checkpoint, goes on, and the model writes", a
   const byIds = await dsv3([...ask, "--ids", said.promptIds.join(","), "--temperature", "0"]);
   const greedy = await dsv3([...ask, "--prompt", "The sea", "--temperature", "0"]);
   expect(JSON.parse(byIds.out).ids).toEqual(JSON.parse(greedy.out).ids);
+  for (const weights of ["bf16", "i8"]) {
+    const rounded = await dsv3([...ask, "--prompt", "The sea", "--weights", weights]);
+    expect(rounded).toMatchObject({ code: 0, err: "" });
+    expect(JSON.parse(rounded.out).promptIds).toEqual(said.promptIds);
+  }
   const plain = ask.slice(0, -1);
   const streamed = await dsv3([...plain, "--prompt", "The sea", "--temperature", "0"]);
   expect(streamed.out).toBe(`The sea${JSON.parse(greedy.out).text}\n`);
