@@ -40,11 +40,19 @@ export function automatonOf(format: Format): Automaton {
   return new Automaton(net, id);
 }
 
-/** A vocabulary as a tree of bytes. */
+/**
+ * A vocabulary as a tree of bytes, its branches one after another, each before those that go on from
+ * it: whoever walks over them from left to right skips from a branch that may not be to its sibling.
+ */
 export interface TokenTree {
-  readonly vocabSize: number;
   readonly bytesOf: (id: number) => Uint8Array;
-  readonly root: Branch;
+  /** Of each branch: its byte, how many bytes there are with it, and where its part of the tree ends. */
+  readonly bytes: Uint8Array;
+  readonly depths: Uint16Array;
+  readonly ends: Int32Array;
+  /** The tokens that end at each branch: those of `tokens` from its number here to the next one's. */
+  readonly firsts: Int32Array;
+  readonly tokens: Int32Array;
 }
 
 interface Branch {
@@ -55,23 +63,42 @@ interface Branch {
 /** Tokens that stand for text; control tokens and unused ids are in no grammar. */
 export function tokenTree(tokenizer: Tokenizer): TokenTree {
   const root: Branch = { tokens: [], children: new Map() };
+  let branches = 0;
   const bytesOf = (id: number) =>
     (tokenizer.byteLengths[id] ?? 0) > 0 ? tokenizer.tokenBytes(id) : new Uint8Array();
   for (let id = 0; id < tokenizer.vocabSize; id++) {
-    const bytes = bytesOf(id);
-    if (bytes.length === 0) continue;
+    const text = bytesOf(id);
+    if (text.length === 0) continue;
     let branch = root;
-    for (const byte of bytes) {
+    for (const byte of text) {
       let child = branch.children.get(byte);
       if (child === undefined) {
         child = { tokens: [], children: new Map() };
         branch.children.set(byte, child);
+        branches++;
       }
       branch = child;
     }
     branch.tokens.push(id);
   }
-  return { vocabSize: tokenizer.vocabSize, bytesOf, root };
+  const [bytes, depths] = [new Uint8Array(branches), new Uint16Array(branches)];
+  const [ends, firsts] = [new Int32Array(branches), new Int32Array(branches + 1)];
+  const tokens: number[] = [];
+  let at = 0;
+  const lay = (branch: Branch, depth: number) => {
+    for (const [byte, child] of branch.children) {
+      const here = at++;
+      bytes[here] = byte;
+      depths[here] = depth;
+      firsts[here] = tokens.length;
+      tokens.push(...child.tokens);
+      lay(child, depth + 1);
+      ends[here] = at;
+    }
+  };
+  lay(root, 1);
+  firsts[branches] = tokens.length;
+  return { bytesOf, bytes, depths, ends, firsts, tokens: Int32Array.from(tokens) };
 }
 
 const MAX_MASKS = 2_000;
@@ -132,14 +159,22 @@ export class Grammar {
       mask[id >>> 5]! |= 1 << (id & 31);
     };
     if (state.accepting) for (const id of this.#ends) allow(id);
-    const walk = (branch: Branch, at: State) => {
-      if (!pressed || at.distance <= left) for (const id of branch.tokens) allow(id);
-      for (const [byte, child] of branch.children) {
-        const next = this.#automaton.step(at, byte);
-        if (next) walk(child, next);
+    const { bytes, depths, ends, firsts, tokens } = this.#tree;
+    /** The states that the bytes of the branch at work lead to. */
+    const path: State[] = [state];
+    for (let branch = 0; branch < bytes.length; ) {
+      const depth = depths[branch]!;
+      const next = this.#automaton.step(path[depth - 1]!, bytes[branch]!);
+      if (next === null) {
+        branch = ends[branch]!;
+        continue;
       }
-    };
-    walk(this.#tree.root, state);
+      path[depth] = next;
+      if (!pressed || next.distance <= left) {
+        for (let i = firsts[branch]!; i < firsts[branch + 1]!; i++) allow(tokens[i]!);
+      }
+      branch++;
+    }
     // A place that no token leads on from: better a text cut short than one that is none.
     if (mask.every((word) => word === 0)) for (const id of this.#ends) allow(id);
     if (this.#masks.size >= MAX_MASKS) this.#masks.clear();
