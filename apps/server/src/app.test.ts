@@ -255,8 +255,7 @@ test("a full queue is status 429, and the client is told to come again", async (
   expect((await json(responses[3]!)).error.code).toBe("rate_limit_exceeded");
   const many = await post(app, "/v1/completions", { model: "tiny", prompt: ["a", "b", "c"] });
   expect(many.status).toBe(429);
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  expect(engine.stats()).toMatchObject({ running: 0, waiting: 0, usedBlocks: 0 });
+  await expect.poll(() => engine.stats()).toMatchObject({ running: 0, waiting: 0, usedBlocks: 0 });
 });
 
 test("a request that takes too long is ended, in a stream by an event", async () => {
@@ -268,8 +267,7 @@ test("a request that takes too long is ended, in a stream by an event", async ()
   expect(streamed.status).toBe(200);
   const last = (await streamed.text()).trim().split("\n\n").at(-1)!;
   expect(JSON.parse(last.slice(6)).error.code).toBe("timeout");
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  expect(engine.stats().usedBlocks).toBe(0);
+  await expect.poll(() => engine.stats().usedBlocks).toBe(0);
 });
 
 test("an error inside is not told to clients, but to the log", async () => {

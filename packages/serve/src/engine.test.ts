@@ -230,8 +230,7 @@ test("leaving the loop cancels, and a deadline is a signal", async () => {
     signal: AbortSignal.timeout(20),
   });
   await expect(late).rejects.toThrow(/timeout/);
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  expect(engine.stats()).toMatchObject({ running: 0, waiting: 0, usedBlocks: 0 });
+  await expect.poll(() => engine.stats()).toMatchObject({ running: 0, waiting: 0, usedBlocks: 0 });
 });
 
 test("200 cancelled requests leave no block in use, and the next one is answered", async () => {
