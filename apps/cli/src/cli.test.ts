@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { runCli } from "./cli.ts";
 import { type Command, defineCommand } from "./command.ts";
 import type { CommandEntry } from "./commands.ts";
-import { EXIT } from "./errors.ts";
+import { describeError, EXIT } from "./errors.ts";
 import { fakeIo } from "./testing.ts";
 
 const greet: Command = defineCommand({
@@ -122,6 +122,13 @@ describe("runCli", () => {
     expect((await run(["fail"], { fail: entry(failing("text")) })).err).toBe("dsv3 fail: text\n");
     expect((await run(["fail"], { fail: entry(failing(new RangeError())) })).err).toBe(
       "dsv3 fail: RangeError\n",
+    );
+  });
+
+  it("says what a message quotes of its cause only once", () => {
+    const cause = new Error("line 3: expected a string");
+    expect(describeError(new Error(`a.json: ${cause.message}`, { cause }), false)).toBe(
+      "a.json: line 3: expected a string",
     );
   });
 

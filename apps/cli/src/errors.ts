@@ -15,7 +15,8 @@ export class UsageError extends Error {
 }
 
 /**
- * The text a person sees for an error: its message, and the messages of its causes. The stack is
+ * The text a person sees for an error: its message, and the messages of its causes where it
+ * does not quote them. The stack is
  * added only when asked for, because it helps nobody but the authors.
  */
 export function describeError(error: unknown, withStack: boolean): string {
@@ -23,7 +24,8 @@ export function describeError(error: unknown, withStack: boolean): string {
   if (withStack) return inspectStack(error);
   const { message, cause } = error;
   if (cause === undefined) return message || error.name;
-  return `${message}: ${describeError(cause, false)}`;
+  const inner = describeError(cause, false);
+  return message.includes(inner) ? message : `${message}: ${inner}`;
 }
 
 function inspectStack(error: Error): string {
