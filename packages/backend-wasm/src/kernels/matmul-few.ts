@@ -1,7 +1,8 @@
 /**
  * Products of a few rows with a large matrix whose columns are contiguous (weights stored [out, in]):
  * what decoding does. Such a product is as fast as the matrix is read, so nothing is packed: each task
- * streams a few columns of it once, and takes their dot products with all the rows.
+ * reads a run of columns once, one after the other as they lie in memory, which is what prefetching is
+ * good at, and takes their dot products with all the rows.
  */
 import type { MatmulKernel, MatrixView } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
@@ -17,22 +18,26 @@ type V = Value<"v128">;
 
 /** With more rows than this, tiles are faster than dot products. */
 const FEW_ROWS = 4;
-/** Steps of k written out in the loop, for weights without a quick reader. */
-const STEP = 8;
-/** Columns that a task takes at once, by the number of rows: as many sums as there are registers for. */
-const COLUMNS = [8, 4, 2, 2];
+/** Elements of a vector: what the loop over k takes at least, for weights without a quick reader. */
+const VECTOR = 4;
+/** Elements that the loop over k takes at most: 8 vectors. */
+const UNROLLED = 32;
+/** Partial sums in all, so that one addition need not wait for the one before. */
+const SUMS = 8;
+/** Bytes of weights in a task: many beside the cost of starting one. */
+const TASK_BYTES = 8192;
 
 /** Whether {@link fewRows} takes a kernel, as it is or transposed; undefined: it does not. */
 export function asFewRows(kernel: MatmulKernel): MatmulKernel | undefined {
   return [kernel, transposed(kernel)].find(({ m, a, b }) => {
-    const along = b.scale?.block[0] ?? STEP;
+    const along = b.scale?.block[0] ?? VECTOR;
     return (
       m <= FEW_ROWS &&
       a.dtype === "f32" &&
       !a.scale &&
       a.col === 1 &&
       b.row === 1 &&
-      along % STEP === 0
+      along % VECTOR === 0
     );
   });
 }
@@ -66,26 +71,42 @@ export function transposed(kernel: MatmulKernel): MatmulKernel {
   };
 }
 
-/** How weights are read: a few elements at a time, into partial sums. */
-interface Reader {
-  readonly step: number;
-  readonly parts: number;
-  readonly span: number;
+/** How the loop over k reads weights. */
+interface Reading {
   readonly quick?: QuickReader;
+  /** Elements between two places where the code starts over: a chunk of the reader. */
+  readonly chunk: number;
+  /** Elements that the loop takes at once: whole chunks. */
+  readonly step: number;
+  /** Partial sums of each row, and how many numbers each is made of. */
+  readonly sums: number;
+  readonly parts: number;
+  /** Elements between two totals of the partial sums. */
+  readonly span: number;
+}
+
+function reading({ m, k, b }: MatmulKernel, quick?: QuickReader): Reading {
+  const chunk = quick?.chunk ?? VECTOR;
+  const along = Math.min(b.scale?.block[0] ?? k, quick?.span ?? k);
+  let step = UNROLLED;
+  while (step > chunk && (k % step || along % step)) step /= 2;
+  const parts = quick?.parts ?? 1;
+  // Sums of integers are done in one cycle.
+  const sums = parts > 1 ? 1 : Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / m)));
+  return { ...(quick && { quick }), chunk, step, sums, parts, span: along };
 }
 
 export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const { batch, m, n, k, a, b, out, add } = kernel;
   const matrices = batch.reduce((x, y) => x * y, 1);
   if (m === 0 || n === 0 || matrices === 0) return { phases: [] };
-  const exact: Reader = { step: STEP, parts: 1, span: Number.POSITIVE_INFINITY };
   const quick = quickReader(kernel);
-  const columns = Math.min(n, COLUMNS[m - 1] as number, quick?.columns ?? n);
-  const groups = Math.ceil(n / columns);
+  const exact = reading(kernel);
   const size = dtypeBytes(b.dtype);
+  const columns = Math.max(1, Math.min(Math.ceil(n / 8), Math.ceil(TASK_BYTES / (k * size || 1))));
+  const groups = Math.ceil(n / columns);
   const madd = multiplyAdd(target);
-  const step = quick?.chunk ?? STEP;
-  const quickSteps = k - (k % step);
+  const quickSteps = quick ? k - (k % quick.chunk) : 0;
   const prepared = quick ? rowBytes(quickSteps) : 0;
 
   const prepare = (f: Func, args: PhaseArguments) => {
@@ -100,202 +121,159 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   };
 
   const emit = (f: Func, args: PhaseArguments) => {
+    const locals = (count: number) => Array.from({ length: count }, () => f.local("v128"));
     const task = f.local("i32");
-    const sums = Array.from({ length: m * columns }, () => f.local("v128"));
-    const partCount = quick?.parts ?? 1;
-    const parts = sums.map(() => Array.from({ length: partCount }, () => f.local("v128")));
+    const totals = locals(m);
+    const partial = totals.map(() => Array.from({ length: SUMS }, () => locals(quick?.parts ?? 1)));
     const largest = f.local("v128");
     const x = f.local("i32");
     const end = f.local("i32");
-    const weights = Array.from({ length: columns }, () => f.local("i32"));
+    const start = f.local("i32");
+    const column = f.local("i32");
+    const weights = f.local("i32");
     f.for(task, args.begin, args.end, 1, () => {
       const matrix = f.keep(i32.divU(task, groups));
       const first = f.keep(i32.mul(i32.remU(task, groups), columns));
+      const last = f.keep(i32.add(first, columns));
+      if (n % columns) f.if(i32.gtS(last, n), () => f.set(last, n));
       const base = matrixAddress(f, args, b, batch, matrix);
       const rows = matrixAddress(f, args, a, batch, matrix);
+      const to = matrixAddress(f, args, out, batch, matrix);
+      const added = add && matrixAddress(f, args, add, batch, matrix);
       const quickRows =
         quick && f.keep(i32.add(args.sharedScratch(), i32.mul(matrix, m * prepared)));
-      // Past the last column: the last one once more, which is not stored.
-      const place = weights.map((_, c) => {
-        const own = f.keep(i32.add(first, c));
-        if (n % columns) f.if(i32.geS(own, n), () => f.set(own, n - 1));
-        return own;
-      });
       const scales = scalesAddress(f, args, b, batch, matrix);
-
-      /** Where the scales of a column begin. */
-      const scaleColumns = place.map((own) => {
+      const scaleColumn = f.local("i32");
+      /** Scale at a step of k, for four lanes. */
+      const scaleAt = (at: Value<"i32">): V | undefined => {
         if (!b.scale || !scales) return undefined;
-        const column = i32.mul(i32.divU(own, b.scale.block[1]), 4 * b.scale.col);
-        return f.keep(i32.add(scales, column));
-      });
-      /** Scale of column `c` at a step of k, for four lanes. */
-      const scaleAt = (c: number, step: Value<"i32">): V | undefined => {
-        const column = scaleColumns[c];
-        if (!b.scale || !column) return undefined;
         const { block, row } = b.scale;
-        return v128.load32Splat(i32.add(column, i32.mul(i32.divU(step, block[0]), 4 * row)));
+        return v128.load32Splat(i32.add(scaleColumn, i32.mul(i32.divU(at, block[0]), 4 * row)));
       };
 
-      /** Sums over all whole chunks. */
-      const sumUp = (reader: Reader) => {
+      /** The dot products of one column. */
+      const sumUp = (reader: Reading) => {
         const whole = k - (k % reader.step);
-        const span = Math.min(whole, reader.span, b.scale?.block[0] ?? whole);
-        place.forEach((own, c) => {
-          f.set(weights[c] as Local<"i32">, i32.add(base, i32.mul(own, b.col * size)));
-        });
+        const span = Math.min(whole, reader.span);
+        f.set(weights, i32.add(base, i32.mul(column, b.col * size)));
         f.set(x, reader.quick && quickRows ? i32.add(quickRows, ROW.numbers) : rows);
-        for (const sum of sums) f.set(sum, f32x4.const(0));
-        const start = f.local("i32");
+        for (const total of totals) f.set(total, f32x4.const(0));
         if (whole > 0) {
           f.for(start, 0, i32.const(whole), span, () => {
-            const count = f.keep(i32.sub(whole, start));
-            f.if(i32.gtS(count, span), () => f.set(count, span));
-            const own = parts.map((p) => p.slice(0, reader.parts));
-            for (const part of own.flat()) f.set(part, f32x4.const(0));
-            f.set(end, i32.add(x, i32.shl(count, 2)));
+            const own = partial.map((row) =>
+              row.slice(0, reader.sums).map((parts) => parts.slice(0, reader.parts)),
+            );
+            for (const part of own.flat(2)) f.set(part, f32x4.const(0));
+            if (whole % span) {
+              const count = f.keep(i32.sub(whole, start));
+              f.if(i32.gtS(count, span), () => f.set(count, span));
+              f.set(end, i32.add(x, i32.shl(count, 2)));
+            } else f.set(end, i32.add(x, i32.const(4 * span)));
             f.while(i32.ne(x, end), () => {
-              if (reader.quick) addQuick(reader.quick, own);
-              else addExact(own.map(([part]) => part as Local<"v128">));
+              for (let at = 0; at < reader.step; at += reader.chunk) addChunk(reader, own, at);
               f.inc(x, 4 * reader.step);
-              for (const pointer of weights) f.inc(pointer, reader.step * size);
+              f.inc(weights, reader.step * size);
             });
-            for (let c = 0; c < columns; c++) {
-              const loaded = scaleAt(c, start);
-              const scale = loaded && f.keep(loaded);
-              for (let i = 0; i < m; i++) {
-                const sum = sums[i * columns + c] as Local<"v128">;
-                const mine = own[i * columns + c] as readonly Local<"v128">[];
-                const total = reader.quick ? reader.quick.total(mine) : (mine[0] as V);
-                f.set(sum, scale ? madd(total, scale, sum) : f32x4.add(sum, total));
-              }
+            const loaded = scaleAt(start);
+            const scale = loaded && f.keep(loaded);
+            for (const [i, total] of totals.entries()) {
+              const sum = (own[i] as Local<"v128">[][])
+                .map((parts): V => (reader.quick ? reader.quick.total(parts) : (parts[0] as V)))
+                .reduce((p, q) => f32x4.add(p, q));
+              f.set(total, scale ? madd(sum, scale, total) : f32x4.add(total, sum));
             }
           });
         }
         if (reader.quick && quickRows) {
-          for (let i = 0; i < m; i++) {
-            const factor = f.keep(v128.load32Splat(quickRows, i * prepared + ROW.factor));
-            for (const sum of sums.slice(i * columns, (i + 1) * columns)) {
-              f.set(sum, f32x4.mul(sum, factor));
-            }
+          for (const [i, total] of totals.entries()) {
+            const factor = v128.load32Splat(quickRows, i * prepared + ROW.factor);
+            f.set(total, f32x4.mul(total, factor));
           }
           f.set(x, i32.add(rows, i32.const(4 * whole)));
         }
         if (k > whole) addRest(k - whole);
       };
 
-      const addQuick = (reader: QuickReader, into: readonly (readonly Local<"v128">[])[]) => {
-        const streams = weights.map((pointer) => reader.weights(f, pointer, largest));
-        for (let v = 0; v < reader.chunk / 4; v += reader.parts) {
-          const numbers = Array.from({ length: m }, (_, i) =>
-            Array.from({ length: reader.parts }, (_, p) => {
-              const vector = v128.load(x, i * prepared + 16 * (v + p));
-              return columns > 1 ? f.keep(vector) : vector;
-            }),
+      /** Adds the products of the chunk at `at`, an element of the loop's step. */
+      const addChunk = (reader: Reading, own: readonly Local<"v128">[][][], at: number) => {
+        const stream = reader.quick?.weights(f, weights, at * size, largest);
+        for (let v = at / VECTOR; v < (at + reader.chunk) / VECTOR; v += reader.parts) {
+          const weight = f.keep(
+            stream ? (stream.next().value as V) : load4(f, b.dtype, weights, v * VECTOR * size),
           );
-          for (const [c, stream] of streams.entries()) {
-            const weight = f.keep(stream.next().value as V);
-            for (const [i, row] of numbers.entries()) {
-              const own = into[i * columns + c] as readonly Local<"v128">[];
-              const [sum] = own as readonly [Local<"v128">];
-              if (reader.add) reader.add(f, weight, row, own);
-              else f.set(sum, madd(row[0] as V, weight, sum));
+          for (const [i, row] of own.entries()) {
+            const parts = row[(v / reader.parts) % reader.sums] as Local<"v128">[];
+            const numbers = parts.map((_, p) =>
+              reader.quick
+                ? v128.load(x, i * prepared + 16 * (v + p))
+                : v128.load(x, 4 * i * a.row + 16 * v),
+            );
+            if (reader.quick?.add) reader.quick.add(f, weight, numbers, parts);
+            else {
+              const sum = parts[0] as Local<"v128">;
+              f.set(sum, madd(numbers[0] as V, weight, sum));
             }
           }
         }
       };
 
-      const addExact = (into: readonly Local<"v128">[]) => {
-        for (let u = 0; u < STEP; u += 4) {
-          const numbers = Array.from({ length: m }, (_, i) =>
-            f.keep(v128.load(i32.add(x, i32.const(4 * i * a.row)), 4 * u)),
-          );
-          for (const [c, pointer] of weights.entries()) {
-            const weight = f.keep(load4(f, b.dtype, pointer, u * size));
-            for (const [i, number] of numbers.entries()) {
-              const sum = into[i * columns + c] as Local<"v128">;
-              f.set(sum, madd(number, weight, sum));
-            }
-          }
-        }
-      };
-
-      /** The last `count` steps, which do not fill a chunk, one by one. */
+      /** The last `count` steps, which do not fill a step of the loop, one by one. */
       const addRest = (count: number) => {
         f.set(end, i32.add(x, i32.const(4 * count)));
-        const lane0 = i32x4.const(-1, 0, 0, 0);
-        const scale = weights.map((_, c) => {
-          const loaded = scaleAt(c, i32.const(k - 1));
-          return loaded && f.keep(loaded);
-        });
+        const loaded = scaleAt(i32.const(k - 1));
+        const scale = loaded && f.keep(loaded);
         f.while(i32.ne(x, end), () => {
-          for (const [c, pointer] of weights.entries()) {
-            const code = i32x4.splat(loadCode(b.dtype, pointer));
-            const number = asF32(b.dtype, decode(f, b.dtype, code));
-            const own = scale[c];
-            const weight = f.keep(v128.and(own ? f32x4.mul(number, own) : number, lane0));
-            for (let i = 0; i < m; i++) {
-              const number = v128.load32Zero(i32.add(x, i32.const(4 * i * a.row)));
-              const sum = sums[i * columns + c] as Local<"v128">;
-              f.set(sum, madd(number, weight, sum));
-            }
-            f.inc(pointer, size);
+          const code = i32x4.splat(loadCode(b.dtype, weights));
+          const number = asF32(b.dtype, decode(f, b.dtype, code));
+          const lane0 = i32x4.const(-1, 0, 0, 0);
+          const weight = f.keep(v128.and(scale ? f32x4.mul(number, scale) : number, lane0));
+          for (const [i, total] of totals.entries()) {
+            f.set(total, madd(v128.load32Zero(x, 4 * i * a.row), weight, total));
           }
+          f.inc(weights, size);
           f.inc(x, 4);
         });
       };
 
-      if (quick && quickRows) {
-        f.set(largest, f32x4.const(0));
-        sumUp({ ...quick, step, quick });
-        let unusable: Value<"i32"> | undefined;
-        if (quick.unusable) unusable = v128.anyTrue(quick.unusable(largest));
-        else if (quick.parts > 1) {
-          unusable = Array.from({ length: m }, (_, i) =>
-            i32.load(quickRows, i * prepared + ROW.unusable),
-          ).reduce((p: Value<"i32">, q) => i32.or(p, q));
-        }
-        if (unusable) f.if(unusable, () => sumUp(exact));
-      } else sumUp(exact);
-      store(f, args, sums, matrix, first);
-    });
-  };
-
-  /** Adds up lanes and writes. */
-  const store = (
-    f: Func,
-    args: PhaseArguments,
-    sums: readonly Local<"v128">[],
-    matrix: Local<"i32">,
-    first: Local<"i32">,
-  ) => {
-    const at = (base: Local<"i32">, view: MatrixView, i: number, column: Value<"i32">) =>
-      i32.add(
-        base,
-        i32.mul(
-          i32.add(i32.mul(column, view.col), i32.const(i * view.row)),
-          dtypeBytes(view.dtype),
-        ),
-      );
-    const to = matrixAddress(f, args, out, batch, matrix);
-    const added = add && matrixAddress(f, args, add, batch, matrix);
-    for (let c = 0; c < columns; c++) {
-      const column = f.keep(i32.add(first, c));
-      const write = () => {
-        for (let i = 0; i < m; i++) {
-          const sum = sums[i * columns + c] as Local<"v128">;
-          const half = f.keep(f32x4.add(sum, pick(sum, sum, 2, 3, 0, 1)));
-          let total: V = f32x4.add(half, pick(half, half, 1, 0, 3, 2));
+      const at = (from: Local<"i32">, view: MatrixView, i: number) => {
+        const element = i32.add(i32.mul(column, view.col), i32.const(i * view.row));
+        return i32.add(from, i32.mul(element, dtypeBytes(view.dtype)));
+      };
+      /** Adds up lanes and writes. */
+      const store = () => {
+        for (const [i, total] of totals.entries()) {
+          const half = f.keep(f32x4.add(total, pick(total, total, 2, 3, 0, 1)));
+          let sum: V = f32x4.add(half, pick(half, half, 1, 0, 3, 2));
           if (add && added) {
-            const code = i32x4.splat(loadCode(add.dtype, at(added, add, i, column)));
-            total = f32x4.add(total, asF32(add.dtype, decode(f, add.dtype, code)));
+            const code = i32x4.splat(loadCode(add.dtype, at(added, add, i)));
+            sum = f32x4.add(sum, asF32(add.dtype, decode(f, add.dtype, code)));
           }
-          f.do(storeCode(out.dtype, at(to, out, i, column), encode(f, out.dtype, total), 0));
+          f.do(storeCode(out.dtype, at(to, out, i), encode(f, out.dtype, sum), 0));
         }
       };
-      if (n % columns) f.if(i32.ltS(column, n), write);
-      else write();
-    }
+
+      f.set(column, first);
+      f.while(i32.ltS(column, last), () => {
+        if (b.scale && scales) {
+          const place = i32.mul(i32.divU(column, b.scale.block[1]), 4 * b.scale.col);
+          f.set(scaleColumn, i32.add(scales, place));
+        }
+        if (quick && quickRows) {
+          f.set(largest, f32x4.const(0));
+          sumUp(reading(kernel, quick));
+          let unusable: Value<"i32"> | undefined;
+          if (quick.unusable) unusable = v128.anyTrue(quick.unusable(largest));
+          else if (quick.parts > 1) {
+            unusable = totals
+              .map((_, i) => i32.load(quickRows, i * prepared + ROW.unusable))
+              .reduce((p: Value<"i32">, q) => i32.or(p, q));
+          }
+          if (unusable) f.if(unusable, () => sumUp(exact));
+        } else sumUp(exact);
+        store();
+        f.inc(column, 1);
+      });
+    });
   };
 
   const bytes = matrices * n * k * size;

@@ -44,15 +44,13 @@ export interface QuickReader {
   readonly parts: number;
   /** Most elements between calls of `total`. */
   readonly span: number;
-  /** Most columns to read at once: what was measured to be fastest. */
-  readonly columns: number;
   /** The exponent that rows make up for; none: numbers are taken as they are. */
   readonly exponent?: number;
   /**
-   * Vectors of weights of the chunk at an address, one after another: code is written as they are asked
-   * for, so that those of several columns can be computed in step. `largest` keeps the largest code.
+   * Vectors of weights of the chunk at an address and offset, one after another: code is written as they
+   * are asked for. `largest` keeps the largest code.
    */
-  weights(f: Func, address: Value<"i32">, largest: Sum): Generator<V>;
+  weights(f: Func, address: Value<"i32">, offset: number, largest: Sum): Generator<V>;
   /** Adds products with vectors of a row to partial sums. Default: one sum, in f32. */
   add?(f: Func, weights: V, row: readonly V[], sums: readonly Sum[]): void;
   /** The sum of partial sums. */
@@ -74,11 +72,10 @@ const pairs = (_: Func, [a, b]: readonly V[]) => [
 
 const bf16: QuickReader = {
   chunk: 8,
-  columns: 4,
   parts: 1,
   span: Number.POSITIVE_INFINITY,
-  *weights(f, address) {
-    const codes = f.keep(v128.load(address));
+  *weights(f, address, offset) {
+    const codes = f.keep(v128.load(address, offset));
     yield i32x4.shl(codes, 16);
     yield v128.and(codes, HIGH_HALF);
   },
@@ -90,12 +87,11 @@ const bf16: QuickReader = {
 const F16_MASK = i32x4.const(0x8fffe000 | 0);
 const f16: QuickReader = {
   chunk: 8,
-  columns: 8,
   parts: 1,
   span: Number.POSITIVE_INFINITY,
   exponent: 127 - 15,
-  *weights(f, address, largest) {
-    const codes = f.keep(v128.load(address));
+  *weights(f, address, offset, largest) {
+    const codes = f.keep(v128.load(address, offset));
     f.set(largest, i16x8.maxU(largest, i16x8.add(codes, codes)));
     yield v128.and(i32x4.shrS(i32x4.shl(codes, 16), 3), F16_MASK);
     yield v128.and(i32x4.shrS(codes, 3), F16_MASK);
@@ -112,12 +108,11 @@ function f8(mantissa: number, bias: number, notFinite: number): QuickReader {
   const masks = i32x4.const((mask << 16) | mask);
   return {
     chunk: 16,
-    columns: 4,
     parts: 1,
     span: Number.POSITIVE_INFINITY,
     exponent: 127 - bias,
-    *weights(f, address, largest) {
-      const codes = f.keep(v128.load(address));
+    *weights(f, address, offset, largest) {
+      const codes = f.keep(v128.load(address, offset));
       f.set(largest, i8x16.maxU(largest, i8x16.add(codes, codes)));
       for (const bytes of [i16x8.shl(codes, 8), codes]) {
         const halves = f.keep(v128.and(i16x8.shrS(bytes, shift), masks));
@@ -136,13 +131,12 @@ function f8(mantissa: number, bias: number, notFinite: number): QuickReader {
 
 const i8: QuickReader = {
   chunk: 16,
-  columns: 1,
   parts: 2,
   // Each adds at most 2^7 · 2^14 to a quarter of the lanes: far from 2^31.
   span: 1024,
-  *weights(_, address) {
-    yield v128.load8x8S(address);
-    yield v128.load8x8S(address, 8);
+  *weights(_, address, offset) {
+    yield v128.load8x8S(address, offset);
+    yield v128.load8x8S(address, offset + 8);
   },
   add(f, weights, row, sums) {
     for (const [part, sum] of sums.entries()) {
