@@ -74,6 +74,8 @@ interface Output {
   readonly decoder: StreamDecoder | undefined;
   readonly stops: StopWatch;
   readonly stopIds: ReadonlySet<number>;
+  /** Control tokens with a text. */
+  readonly shown: ReadonlyMap<number, string>;
   readonly maxTokens: number;
 }
 
@@ -161,6 +163,9 @@ export class Engine {
     if (maxTokens === 0) {
       throw new RequestError("prompt", `fills the whole context of ${this.maxContext} tokens`);
     }
+    const shown = new Map(
+      (request.showIds ?? []).map((id) => [id, tokenizer?.decode([id]) ?? ""] as const),
+    );
     const { signal } = request;
     const sequences: Sequence[] = [];
     const generation = new Generation(n, prompt.length, () => {
@@ -174,7 +179,7 @@ export class Engine {
       if (grammar) sequence.guide(grammar, maxTokens);
       const decoder = tokenizer?.decoder({ skipSpecial: true });
       const stops = new StopWatch(request.stop ?? []);
-      this.#outputs.set(sequence, { generation, decoder, stops, stopIds, maxTokens });
+      this.#outputs.set(sequence, { generation, decoder, stops, stopIds, shown, maxTokens });
       this.#scheduler.add(sequence);
       sequences.push(sequence);
     }
@@ -264,7 +269,7 @@ export class Engine {
 
   /** Takes a token that was drawn for a sequence, tells its reader, and ends the answer if it does. */
   #give(sequence: Sequence, output: Output, drawn: Drawn): void {
-    const { generation, decoder, stops, stopIds, maxTokens } = output;
+    const { generation, decoder, stops, stopIds, shown, maxTokens } = output;
     const { token } = drawn;
     sequence.append(token);
     this.#generatedTokens++;
@@ -272,7 +277,9 @@ export class Engine {
     let text = "";
     let stopped: string | number | null = stopIds.has(token) ? token : null;
     if (stopped === null && decoder) {
-      ({ text, stop: stopped } = stops.push(textOf(decoder, token)));
+      const name = shown.get(token);
+      const piece = name === undefined ? textOf(decoder, token) : decoder.end() + name;
+      ({ text, stop: stopped } = stops.push(piece));
     }
     const whole = stopped !== null || sequence.complete;
     const ended = whole || sequence.generatedCount >= maxTokens;

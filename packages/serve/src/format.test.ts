@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import type { EngineOptions } from "./engine.ts";
 import type { Format } from "./grammar/grammar.ts";
 import type { GenerationRequest } from "./request.ts";
-import { engines, prompt } from "./testing/tiny.ts";
+import { engines, prompt, tokenizer } from "./testing/tiny.ts";
 
 const { make } = engines();
 
@@ -79,4 +79,36 @@ test("a format that is none is refused by name", () => {
   expect(() => submit({ type: "json" }, { ignoreEos: true })).toThrow("leave ignoreEos out");
   const idsAlone = make({ tokenizer: undefined as never });
   expect(() => idsAlone.submit(ask(1, person))).toThrow("need an engine with a tokenizer");
+});
+
+test("a call is bound to its function's name and parameters", async () => {
+  const engine = make();
+  const functions = [
+    {
+      name: "weather",
+      parameters: {
+        type: "object",
+        properties: { city: { type: "string", maxLength: 5 } },
+        required: ["city"],
+      },
+    },
+    { name: "now" },
+  ];
+  for (let i = 0; i < 6; i++) {
+    const { choices } = await engine.generate(ask(i, { type: "call", functions }));
+    const [, name, args] = /^(\w+)\n```json\n([\s\S]*)\n```$/.exec(choices[0]!.text)!;
+    if (name === "weather") expect(Object.keys(JSON.parse(args!))).toEqual(["city"]);
+    else expect([name, typeof JSON.parse(args!)]).toEqual(["now", "object"]);
+  }
+  expect(() => engine.submit(ask(0, { type: "call", functions: [] }))).toThrow("nothing to call");
+});
+
+test("control tokens that are asked for are in the text, others are not", async () => {
+  const engine = make();
+  const sep = tokenizer.specialId("toolSep");
+  const logitBias = new Map([[sep, 100]]);
+  const request = { prompt: prompt(5), maxTokens: 2, temperature: 0, logitBias };
+  expect((await engine.generate(request)).choices[0]!.text).toBe("");
+  const shown = await engine.generate({ ...request, showIds: [sep] });
+  expect(shown.choices[0]!.text).toBe("<｜tool▁sep｜><｜tool▁sep｜>");
 });

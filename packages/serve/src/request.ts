@@ -37,6 +37,8 @@ export interface GenerationRequest extends Sampling {
   readonly stopIds?: readonly number[];
   /** Binds the answer to JSON, a schema, a regular expression or a choice. It needs a tokenizer. */
   readonly format?: Format;
+  /** Control tokens that appear in the text by their names; all others leave no trace in it. */
+  readonly showIds?: readonly number[];
   /** Goes on after the model's end-of-sequence ids. */
   readonly ignoreEos?: boolean;
   /** Log-probabilities of each token, and of this many most likely ones (0 … 20) in its place. */
@@ -122,6 +124,7 @@ export function checkRequest(request: GenerationRequest, limits: Limits): void {
   }
   ids("prompt", prompt);
   ids("stopIds", stopIds);
+  ids("showIds", request.showIds ?? []);
   if (stop.length + stopIds.length > MAX_STOPS) {
     fail("stop", `${stop.length + stopIds.length} ends, but ${MAX_STOPS} are the most`);
   }

@@ -1,5 +1,32 @@
 /** Stop strings in a text that comes in pieces: what is shown can never be part of one. */
 
+/** The leftmost of some texts in another, the longer of two at one place; null if there is none. */
+export function findFirst(
+  seen: string,
+  stops: readonly string[],
+): { readonly at: number; readonly stop: string } | null {
+  let first: { at: number; stop: string } | null = null;
+  for (const stop of stops) {
+    const at = seen.indexOf(stop);
+    if (at < 0) continue;
+    const better =
+      first === null || at < first.at || (at === first.at && stop.length > first.stop.length);
+    if (better) first = { at, stop };
+  }
+  return first;
+}
+
+/** Characters before the first place from which one of some texts might go on past the end. */
+export function safeLength(seen: string, stops: readonly string[]): number {
+  let safe = seen.length;
+  for (const stop of stops) {
+    for (let from = Math.max(0, seen.length - stop.length + 1); from < safe; from++) {
+      if (stop.startsWith(seen.slice(from))) safe = from;
+    }
+  }
+  return safe;
+}
+
 export class StopWatch {
   readonly #stops: readonly string[];
   #held = "";
@@ -15,21 +42,12 @@ export class StopWatch {
    */
   push(piece: string): { text: string; stop: string | null } {
     const seen = this.#held + piece;
-    let at = -1;
-    let stop: string | null = null;
-    for (const s of this.#stops) {
-      const found = seen.indexOf(s);
-      if (found < 0) continue;
-      if (stop === null || found < at || (found === at && s.length > stop.length)) {
-        at = found;
-        stop = s;
-      }
-    }
-    if (stop !== null) {
+    const found = findFirst(seen, this.#stops);
+    if (found !== null) {
       this.#held = "";
-      return { text: seen.slice(0, at), stop };
+      return { text: seen.slice(0, found.at), stop: found.stop };
     }
-    const safe = this.#safe(seen);
+    const safe = safeLength(seen, this.#stops);
     this.#held = seen.slice(safe);
     return { text: seen.slice(0, safe), stop: null };
   }
@@ -39,16 +57,5 @@ export class StopWatch {
     const rest = this.#held;
     this.#held = "";
     return rest;
-  }
-
-  /** Characters before the first place from which a stop string might go on past the end. */
-  #safe(seen: string): number {
-    let safe = seen.length;
-    for (const s of this.#stops) {
-      for (let from = Math.max(0, seen.length - s.length + 1); from < safe; from++) {
-        if (s.startsWith(seen.slice(from))) safe = from;
-      }
-    }
-    return safe;
   }
 }

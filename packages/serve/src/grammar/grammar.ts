@@ -5,7 +5,7 @@
 import type { Tokenizer } from "@dsv3/tokenizer";
 import { Automaton, type State } from "./automaton.ts";
 import { jsonObject, jsonSchema } from "./json-schema.ts";
-import { GrammarError, Network } from "./network.ts";
+import { GrammarError, Network, type Piece } from "./network.ts";
 import { regex } from "./regex.ts";
 
 /** What an answer must be. */
@@ -17,7 +17,15 @@ export type Format =
   /** A text that a regular expression matches from its start to its end. */
   | { readonly type: "regex"; readonly pattern: string }
   /** One of some texts. */
-  | { readonly type: "choice"; readonly choices: readonly string[] };
+  | { readonly type: "choice"; readonly choices: readonly string[] }
+  /** A call of one of some functions, as DeepSeek-V3 writes it behind `function<｜tool▁sep｜>`. */
+  | { readonly type: "call"; readonly functions: readonly FunctionSpec[] };
+
+/** A function that a model may call; its parameters are a JSON Schema, of an object. */
+export interface FunctionSpec {
+  readonly name: string;
+  readonly parameters?: unknown;
+}
 
 /** The automaton of a format. @throws GrammarError for one that is none, with the place */
 export function automatonOf(format: Format): Automaton {
@@ -36,8 +44,18 @@ export function automatonOf(format: Format): Automaton {
     case "choice":
       if (format.choices.length === 0) throw new GrammarError("there is nothing to choose from");
       define(net.choice(format.choices.map((text) => net.text(text))));
+      break;
+    case "call":
+      if (format.functions.length === 0) throw new GrammarError("there is nothing to call");
+      define(net.choice(format.functions.map((one) => call(net, one))));
   }
   return new Automaton(net, id);
+}
+
+function call(net: Network, { name, parameters }: FunctionSpec): Piece {
+  const free = parameters === undefined || parameters === null;
+  const values = free ? jsonObject(net) : jsonSchema(net, parameters);
+  return net.sequence([net.text(`${name}\n\`\`\`json\n`), values, net.text("\n```")]);
 }
 
 /**
