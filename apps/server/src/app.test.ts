@@ -202,7 +202,6 @@ test.each<[string, unknown, number, string]>([
   ],
   ["a bias on a word", { ...base, logit_bias: { x: 1 } }, 400, "logit_bias"],
   ["too long an answer", { ...base, max_tokens: 1e6 }, 400, "more than the context of 512"],
-  ["tools", { ...base, tools: [{}] }, 400, "does not parse tool calls"],
   ["an unknown format", { ...base, response_format: { type: "xml" } }, 400, "response_format.type"],
   [
     "a schema that is none",

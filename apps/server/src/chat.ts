@@ -1,10 +1,10 @@
 /** POST /v1/chat/completions. */
-import type { Delta, Drawn, Format, GenerationRequest } from "@dsv3/serve";
-import { type ChatMessage, type ChatToolCall, encodeChat, type Tokenizer } from "@dsv3/tokenizer";
+import type { Delta, Drawn, Usage } from "@dsv3/serve";
+import type { Tokenizer } from "@dsv3/tokenizer";
 import type { Context } from "hono";
-import { badRequest } from "./errors.ts";
-import { engineRequest, type Service, start, tokenText, usageBody } from "./generate.ts";
-import { type ChatRequest, chatRequest, read } from "./schemas.ts";
+import { converse } from "./conversation.ts";
+import { type Service, start, tokenText, usageBody } from "./generate.ts";
+import { chatRequest, read } from "./schemas.ts";
 import { streamRun } from "./stream.ts";
 
 export async function chat(
@@ -16,7 +16,8 @@ export async function chat(
 ): Promise<Response> {
   const request = read(chatRequest, body);
   const { tokenizer, model } = service;
-  const run = start(service, [toEngine(request, tokenizer)], signal);
+  const conversation = converse(request, tokenizer);
+  const run = start(service, [conversation.request], signal);
   const head = {
     id: `chatcmpl-${crypto.randomUUID()}`,
     created: Math.floor(Date.now() / 1000),
@@ -24,6 +25,11 @@ export async function chat(
   };
   const chosen = (delta: Drawn) =>
     request.logprobs ? { content: [logprobOf(tokenizer, delta)] } : null;
+  const answers = Array.from({ length: request.n ?? 1 }, () => conversation.answer());
+  const usageOf = (usage: Usage) => {
+    const reasoning_tokens = answers.reduce((sum, answer) => sum + answer.reasoningTokens, 0);
+    return { ...usageBody(usage), completion_tokens_details: { reasoning_tokens } };
+  };
 
   if (request.stream) {
     const wantsUsage = request.stream_options?.include_usage === true;
@@ -37,94 +43,35 @@ export async function chat(
       chunk([{ index, delta, logprobs, finish_reason: reason }]);
     const greeting = { role: "assistant", content: "" };
     const parts = {
-      first: Array.from({ length: request.n ?? 1 }, (_, i) => choice(i, greeting, null, null)),
+      first: answers.map((_, i) => choice(i, greeting, null, null)),
       event(delta: Delta) {
+        const answer = answers[delta.choice]!;
+        const said = answer.take(delta);
         const logprobs = chosen(delta);
-        if (delta.text === "" && !logprobs && !delta.finishReason) return null;
-        const content = delta.text === "" ? {} : { content: delta.text };
-        return choice(delta.choice, content, logprobs, delta.finishReason);
+        if (said.length === 0 && !logprobs && !delta.finishReason) return null;
+        return choice(delta.choice, answer.changed(said), logprobs, answer.reason);
       },
-      last: (usage: Parameters<typeof usageBody>[0]) =>
-        wantsUsage ? [chunk([], usageBody(usage))] : [],
+      last: (usage: Usage) => (wantsUsage ? [chunk([], usageOf(usage))] : []),
     };
     return streamRun(c, run, parts, onError);
   }
 
-  const answers = Array.from({ length: request.n ?? 1 }, () => ({
-    text: "",
-    logprobs: [] as object[],
-    reason: "stop" as string,
-  }));
+  const logprobs = answers.map((): object[] => []);
   const usage = await run.each((delta) => {
-    const answer = answers[delta.choice]!;
-    answer.text += delta.text;
-    answer.logprobs.push(...(chosen(delta)?.content ?? []));
-    answer.reason = delta.finishReason ?? answer.reason;
+    answers[delta.choice]!.take(delta);
+    logprobs[delta.choice]!.push(...(chosen(delta)?.content ?? []));
   });
   return c.json({
     ...head,
     object: "chat.completion",
-    choices: answers.map(({ text, logprobs, reason }, index) => ({
+    choices: answers.map((answer, index) => ({
       index,
-      message: { role: "assistant", content: text, refusal: null },
-      logprobs: request.logprobs ? { content: logprobs, refusal: null } : null,
-      finish_reason: reason,
+      message: answer.message(),
+      logprobs: request.logprobs ? { content: logprobs[index], refusal: null } : null,
+      finish_reason: answer.reason,
     })),
-    usage: usageBody(usage),
+    usage: usageOf(usage),
   });
-}
-
-function toEngine(request: ChatRequest, tokenizer: Tokenizer): GenerationRequest {
-  if (request.tools && request.tools.length > 0) {
-    throw badRequest("tools", "this server does not parse tool calls", "unsupported_parameter");
-  }
-  const format = formatOf(request.response_format);
-  if (format && request.structured_outputs) {
-    throw badRequest("response_format", "is given beside structured_outputs; give one of them");
-  }
-  if (request.top_logprobs && !request.logprobs) {
-    throw badRequest("top_logprobs", "needs logprobs: true");
-  }
-  return engineRequest(request, promptOf(request, tokenizer), {
-    ...((request.max_completion_tokens ?? request.max_tokens) && {
-      maxTokens: (request.max_completion_tokens ?? request.max_tokens)!,
-    }),
-    ...(format && { format }),
-    ...(request.logprobs && { logprobs: request.top_logprobs ?? 0 }),
-  });
-}
-
-function formatOf(format: ChatRequest["response_format"]): Format | null {
-  if (format?.type === "json_object") return { type: "json" };
-  if (format?.type !== "json_schema") return null;
-  return { type: "schema", schema: format.json_schema.schema };
-}
-
-/** The conversation as ids, up to where the assistant goes on. */
-function promptOf({ messages }: ChatRequest, tokenizer: Tokenizer): Uint32Array {
-  const last = messages.at(-1)!;
-  const goesOn = last.role === "assistant" && last.prefix === true;
-  const conversation = messages.map((message): ChatMessage => {
-    switch (message.role) {
-      case "system":
-      case "developer":
-        return { role: "system", content: message.content };
-      case "assistant":
-        return {
-          role: "assistant",
-          content: message.content ?? null,
-          tool_calls: (message.tool_calls ?? null) as readonly ChatToolCall[] | null,
-        };
-      default:
-        return { role: message.role, content: message.content };
-    }
-  });
-  try {
-    const options = goesOn ? { continueFinalMessage: true } : { addGenerationPrompt: true };
-    return encodeChat(tokenizer, conversation, options).ids;
-  } catch (error) {
-    throw badRequest("messages", (error as Error).message);
-  }
 }
 
 function logprobOf(tokenizer: Tokenizer, { token, logprob, top }: Drawn): object {

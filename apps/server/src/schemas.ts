@@ -68,6 +68,15 @@ const message = z.discriminatedUnion("role", [
   z.object({ role: z.literal("tool"), content, tool_call_id: z.string().optional() }),
 ]);
 
+const tool = z.object({
+  type: z.literal("function"),
+  function: z.object({
+    name: z.string().regex(/^[\w-]{1,64}$/, "has letters, digits, _ and -, 64 at most"),
+    description: z.string().nullish(),
+    parameters: z.record(z.string(), z.unknown()).nullish(),
+  }),
+});
+
 export const chatRequest = z.object({
   ...common,
   messages: z.array(message).min(1).max(4096),
@@ -75,7 +84,17 @@ export const chatRequest = z.object({
   max_completion_tokens: whole(1, 2 ** 31),
   logprobs: z.boolean().nullish(),
   top_logprobs: whole(0, 20),
-  tools: z.array(z.unknown()).nullish(),
+  tools: z.array(tool).max(128).nullish(),
+  tool_choice: z
+    .union([
+      z.enum(["none", "auto", "required"]),
+      z.object({ type: z.literal("function"), function: z.object({ name: z.string() }) }),
+    ])
+    .nullish(),
+  parallel_tool_calls: z.boolean().nullish(),
+  /** Whether the model thinks first: DeepSeek's field, and vLLM's. */
+  thinking: z.object({ type: z.enum(["enabled", "disabled"]) }).nullish(),
+  chat_template_kwargs: z.object({ thinking: z.boolean().nullish() }).nullish(),
   response_format: z
     .discriminatedUnion("type", [
       z.object({ type: z.literal("text") }),

@@ -7,7 +7,8 @@ import { SPECIAL_TOKENS } from "@dsv3/tokenizer";
 import { findFirst, safeLength } from "./stop.ts";
 
 export type AnswerEvent =
-  | { readonly type: "reasoning" | "content"; readonly text: string }
+  | { readonly type: "reasoning"; readonly text: string }
+  | { readonly type: "content"; readonly text: string }
   /** A call begins: its number within the answer, and the function's name. */
   | { readonly type: "call"; readonly call: number; readonly name: string }
   /** More of a call's arguments: JSON, if the model wrote it well. */
