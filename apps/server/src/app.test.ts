@@ -129,6 +129,43 @@ test("log-probabilities of completions stand beside their tokens and places", as
   expect(text_offset.at(-1)).toBeLessThanOrEqual(choices[0].text.length);
 });
 
+test("an echo with log-probabilities has the prompt's, streamed or not", async () => {
+  const { app } = make();
+  const path = "/v1/completions";
+  const drawn = { model: "tiny", prompt: [20, 21, 22], max_tokens: 6, ignore_eos: true, seed: 4 };
+  const body = { ...drawn, prompt: ["some words", "words"], n: 2, echo: true, logprobs: 2 };
+  const whole = await json(await post(app, path, body));
+  for (const [index, choice] of whole.choices.entries()) {
+    const prompt = body.prompt[Math.floor(index / 2)]!;
+    const length = tokenizer.encode(prompt, { addSpecial: true }).length;
+    const { tokens, token_logprobs, top_logprobs, text_offset } = choice.logprobs;
+    expect(tokens).toHaveLength(length + 6);
+    expect([token_logprobs[0], top_logprobs[0], text_offset[0]]).toEqual([null, null, 0]);
+    expect(token_logprobs.slice(1).every((x: number) => x <= 0)).toBe(true);
+    expect(Object.keys(top_logprobs[1]).length).toBeGreaterThan(0);
+    expect(choice.text.startsWith(prompt)).toBe(true);
+    expect(text_offset[length]).toBe(prompt.length);
+    expect(text_offset).toEqual(text_offset.toSorted((a: number, b: number) => a - b));
+  }
+
+  const streamed = await (await post(app, path, { ...body, stream: true })).text();
+  const lines = streamed.trim().split("\n\n").slice(0, -1);
+  // biome-ignore lint/suspicious/noExplicitAny: what a client sees is what is tested
+  const seen: any[] = Array.from({ length: 4 }, () => ({ text: "", tokens: [], text_offset: [] }));
+  for (const line of lines) {
+    const [{ index, text, logprobs }] = JSON.parse(line.slice(6)).choices;
+    seen[index].text += text;
+    seen[index].tokens.push(...logprobs.tokens);
+    seen[index].text_offset.push(...logprobs.text_offset);
+  }
+  expect(seen).toEqual(
+    // biome-ignore lint/suspicious/noExplicitAny: what a client sees is what is tested
+    whole.choices.map(({ text, logprobs: { tokens, text_offset } }: any) => {
+      return { text, tokens, text_offset };
+    }),
+  );
+});
+
 test("every route but two wants a key, with every method that it has", async () => {
   const { app } = make({ apiKeys: ["first-key", "second-key"] });
   const wrong: Record<string, string>[] = [

@@ -9,6 +9,7 @@ import { completions } from "./completions.ts";
 import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import type { Service } from "./generate.ts";
 import { Metrics } from "./metrics.ts";
+import { detokenize, tokenize } from "./tokenize.ts";
 
 export interface AppOptions {
   readonly engine: Engine;
@@ -91,6 +92,8 @@ export function createApp(options: AppOptions): App {
   };
   post("/v1/chat/completions", chat);
   post("/v1/completions", completions);
+  app.post("/tokenize", async (c) => c.json(tokenize(service, await readJson(c))));
+  app.post("/detokenize", async (c) => c.json(detokenize(service, await readJson(c))));
 
   app.notFound((c) => {
     const message = `there is no ${c.req.method} ${c.req.path}`;

@@ -19,19 +19,14 @@ export async function completions(
   const request = read(completionRequest, body);
   const { tokenizer, model } = service;
   const prompts = promptsOf(request, tokenizer);
-  if (request.echo && typeof request.logprobs === "number") {
-    throw badRequest(
-      "echo",
-      "cannot be combined with logprobs on this server",
-      "unsupported_parameter",
-    );
-  }
+  const scored = request.echo === true && typeof request.logprobs === "number";
   const run = start(
     service,
     prompts.map(({ ids }): GenerationRequest => {
       const extra = { maxTokens: request.max_tokens ?? DEFAULT_MAX_TOKENS };
       const logprobs = typeof request.logprobs === "number" && { logprobs: request.logprobs };
-      return engineRequest(request, ids, { ...extra, ...logprobs });
+      const echo = scored && { promptLogprobs: request.logprobs! };
+      return engineRequest(request, ids, { ...extra, ...logprobs, ...echo });
     }),
     signal,
   );
@@ -42,16 +37,21 @@ export async function completions(
     model,
   };
   const n = request.n ?? 1;
-  const answers = prompts.flatMap(({ text }) =>
+  const answers = prompts.flatMap(({ ids, text }) =>
     Array.from({ length: n }, () => ({
+      ids: ids as ArrayLike<number>,
       shown: request.echo ? text : "",
-      length: 0,
-      drawn: [] as Drawn[],
+      /** Characters before the next token. */
+      length: request.echo ? text.length : 0,
+      drawn: [] as Token[],
       offsets: [] as number[],
       reason: "stop" as string,
     })),
   );
-  const logprobs = (drawn: readonly Drawn[], offsets: readonly number[]) =>
+  /** The prompt's tokens and their places, if they are asked for. */
+  const echoed = (prompt: number, ids: ArrayLike<number>) =>
+    scored ? echoOf(tokenizer, ids, run.prompt(prompt)) : { drawn: [], offsets: [] };
+  const logprobs = (drawn: readonly Token[], offsets: readonly number[]) =>
     typeof request.logprobs === "number" ? logprobsOf(tokenizer, drawn, offsets) : null;
 
   if (request.stream) {
@@ -63,16 +63,23 @@ export async function completions(
     });
     const parts = {
       first: answers.flatMap(({ shown }, index) =>
-        shown ? [chunk([{ index, text: shown, logprobs: null, finish_reason: null }])] : [],
+        shown && !scored
+          ? [chunk([{ index, text: shown, logprobs: null, finish_reason: null }])]
+          : [],
       ),
       event(delta: Delta, prompt: number) {
         const index = prompt * n + delta.choice;
         const answer = answers[index]!;
         const offset = answer.length;
         answer.length += delta.text.length;
-        const l = logprobs([delta], [offset]);
-        if (delta.text === "" && !l && !delta.finishReason) return null;
-        return chunk([{ index, text: delta.text, logprobs: l, finish_reason: delta.finishReason }]);
+        // An echo with log-probabilities has to wait for them, and comes with the first token.
+        const { drawn, offsets } = echoed(prompt, answer.ids);
+        const text = (scored ? answer.shown : "") + delta.text;
+        answer.shown = "";
+        answer.ids = [];
+        const l = logprobs([...drawn, delta], [...offsets, offset]);
+        if (text === "" && !l && !delta.finishReason) return null;
+        return chunk([{ index, text, logprobs: l, finish_reason: delta.finishReason }]);
       },
       last: (usage: Parameters<typeof usageBody>[0]) =>
         wantsUsage ? [chunk([], usageBody(usage))] : [],
@@ -89,12 +96,11 @@ export async function completions(
   });
   return c.json({
     ...head,
-    choices: answers.map(({ shown, drawn, offsets, reason }, index) => ({
-      index,
-      text: shown,
-      logprobs: logprobs(drawn, offsets),
-      finish_reason: reason,
-    })),
+    choices: answers.map(({ ids, shown, drawn, offsets, reason }, index) => {
+      const echo = echoed(Math.floor(index / n), ids);
+      const l = logprobs([...echo.drawn, ...drawn], [...echo.offsets, ...offsets]);
+      return { index, text: shown, logprobs: l, finish_reason: reason };
+    }),
     usage: usageBody(usage),
   });
 }
@@ -134,17 +140,39 @@ function aroundHole(prefix: string, suffix: string, tokenizer: Tokenizer): numbe
   }
 }
 
+/** A token; the first of a prompt has no log-probability. */
+type Token = Drawn | { readonly token: number; readonly logprob: null; readonly top: null };
+
+function echoOf(
+  tokenizer: Tokenizer,
+  ids: ArrayLike<number>,
+  scores: readonly (Drawn | null)[],
+): { drawn: Token[]; offsets: number[] } {
+  const decoder = tokenizer.decoder({ skipSpecial: true });
+  let length = 0;
+  const offsets = Array.from(ids, (id) => {
+    const offset = length;
+    if (id < tokenizer.vocabSize) length += decoder.push(id).length;
+    return offset;
+  });
+  const drawn = Array.from(ids, (token, i): Token => {
+    return scores[i] ?? { token, logprob: null, top: null };
+  });
+  return { drawn, offsets };
+}
+
 function logprobsOf(
   tokenizer: Tokenizer,
-  drawn: readonly Drawn[],
+  drawn: readonly Token[],
   offsets: readonly number[],
 ): object {
   const text = (id: number) => tokenText(tokenizer, id).token;
   return {
     tokens: drawn.map(({ token }) => text(token)),
     token_logprobs: drawn.map(({ logprob }) => logprob),
-    top_logprobs: drawn.map(({ top }) =>
-      Object.fromEntries(top.map(({ token, logprob }) => [text(token), logprob])),
+    top_logprobs: drawn.map(
+      ({ top }) =>
+        top && Object.fromEntries(top.map(({ token, logprob }) => [text(token), logprob])),
     ),
     text_offset: offsets,
   };

@@ -72,8 +72,8 @@ function formatOf(format: ChatRequest["response_format"]): Format | null {
 }
 
 /** The conversation as ids, up to where the assistant goes on. */
-function promptOf(
-  { messages }: ChatRequest,
+export function promptOf(
+  { messages }: Pick<ChatRequest, "messages">,
   tools: Tools | null,
   tokenizer: Tokenizer,
 ): Uint32Array {

@@ -1,5 +1,13 @@
 /** From the fields that all routes share to requests of the engine, and their answers side by side. */
-import type { Delta, Engine, Format, Generation, GenerationRequest, Usage } from "@dsv3/serve";
+import type {
+  Delta,
+  Drawn,
+  Engine,
+  Format,
+  Generation,
+  GenerationRequest,
+  Usage,
+} from "@dsv3/serve";
 import type { Tokenizer } from "@dsv3/tokenizer";
 import type { Metrics } from "./metrics.ts";
 import type { CommonRequest } from "./schemas.ts";
@@ -57,6 +65,8 @@ export interface Run {
    * after cancelling the rest.
    */
   each(take: (delta: Delta, request: number) => void | Promise<void>): Promise<Usage>;
+  /** Log-probabilities of a request's prompt, if it asked for them; known from its first token on. */
+  prompt(request: number): readonly (Drawn | null)[];
   /** Ends all of it; `each` then fails with the reason. */
   cancel(reason: Error): void;
 }
@@ -94,6 +104,7 @@ export function start(
     }
   };
   return {
+    prompt: (request) => generations[request]!.promptLogprobs ?? [],
     cancel: (reason) => own.abort(reason),
     async each(take) {
       try {

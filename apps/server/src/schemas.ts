@@ -120,6 +120,14 @@ export const completionRequest = z.object({
   echo: z.boolean().nullish(),
 });
 
+/** vLLM's: a text, or a conversation. */
+export const tokenizeRequest = z.union([
+  z.object({ prompt: z.string(), add_special_tokens: z.boolean().default(true) }),
+  z.object({ messages: z.array(message).min(1).max(4096) }),
+]);
+
+export const detokenizeRequest = z.object({ tokens: ids });
+
 export type ChatRequest = z.infer<typeof chatRequest>;
 export type CompletionRequest = z.infer<typeof completionRequest>;
 export type CommonRequest = Pick<ChatRequest, keyof typeof common>;

@@ -17,9 +17,13 @@ export interface Tools {
   } | null;
 }
 
-const SIGNS = [
-  ...(["toolCallsBegin", "toolCallsEnd", "toolCallBegin", "toolCallEnd", "toolSep"] as const),
-] as const satisfies readonly SpecialRole[];
+const SIGNS: readonly SpecialRole[] = [
+  "toolCallsBegin",
+  "toolCallsEnd",
+  "toolCallBegin",
+  "toolCallEnd",
+  "toolSep",
+];
 
 /** The request's functions, null if it has none or forbids them. @throws ApiError for those that cannot be called */
 export function toolsOf(request: ChatRequest, tokenizer: Tokenizer): Tools | null {

@@ -291,7 +291,7 @@ export class Engine {
     const finishReason: FinishReason | null = !ended ? null : whole ? "stop" : "length";
     if (ended) this.#drop(sequence);
     const delta = { choice: sequence.choice, ...drawn, text, finishReason, stopped } as const;
-    generation.give(delta, sequence.cachedTokens);
+    generation.give(delta, sequence);
   }
 
   /** The grammar of a format; those used last are kept. */

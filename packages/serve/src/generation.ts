@@ -1,5 +1,6 @@
 /** What a request gives: a stream of tokens of its answers. */
 import type { Drawn } from "./runner.ts";
+import type { Sequence } from "./sequence.ts";
 
 /**
  * `stop`: an end-of-sequence id, a stop id, a stop string, or the end of its format. `length`: `maxTokens` or the end of the
@@ -43,6 +44,7 @@ export class Generation implements AsyncIterable<Delta> {
   readonly #promptTokens: number;
   #unfinished: number;
   #cachedTokens = 0;
+  #promptLogprobs: readonly (Drawn | null)[] | null = null;
   #completionTokens = 0;
   #failure: { readonly reason: unknown } | null = null;
   #wake: (() => void) | null = null;
@@ -53,6 +55,14 @@ export class Generation implements AsyncIterable<Delta> {
     this.#unfinished = choices;
     this.#promptTokens = promptTokens;
     this.#onEnd = onEnd;
+  }
+
+  /**
+   * Of each token of the prompt, null for the first; known from the first delta on. Null if the request
+   * did not ask for `promptLogprobs`.
+   */
+  get promptLogprobs(): readonly (Drawn | null)[] | null {
+    return this.#promptLogprobs;
   }
 
   /** What the request has used so far. */
@@ -103,9 +113,12 @@ export class Generation implements AsyncIterable<Delta> {
   }
 
   /** @internal */
-  give(delta: Delta, cachedTokens: number): void {
+  give(delta: Delta, { cachedTokens, scores }: Sequence): void {
     if (this.#failure) return;
-    if (delta.choice === 0) this.#cachedTokens = cachedTokens;
+    if (delta.choice === 0) {
+      this.#cachedTokens = cachedTokens;
+      this.#promptLogprobs = scores;
+    }
     this.#completionTokens++;
     this.#waiting.push(delta);
     if (delta.finishReason !== null && --this.#unfinished === 0) this.#onEnd();

@@ -43,6 +43,11 @@ export interface GenerationRequest extends Sampling {
   readonly ignoreEos?: boolean;
   /** Log-probabilities of each token, and of this many most likely ones (0 … 20) in its place. */
   readonly logprobs?: number;
+  /**
+   * The same of each token of the prompt but the first, which then is computed whole, past the prefix
+   * cache: see `Generation.promptLogprobs`.
+   */
+  readonly promptLogprobs?: number;
   /** Lower is served first; 0 unless given. */
   readonly priority?: number;
   /** Requests share cached prefixes only with requests of the same salt. */
@@ -107,6 +112,7 @@ export function checkRequest(request: GenerationRequest, limits: Limits): void {
   range("maxTokens", 1, Number.MAX_SAFE_INTEGER, true);
   range("n", 1, MAX_CHOICES, true);
   range("logprobs", 0, Math.min(MAX_LOGPROBS, config.vocabSize), true);
+  range("promptLogprobs", 0, Math.min(MAX_LOGPROBS, config.vocabSize), true);
   range("priority", Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER, true);
 
   const ids = (field: string, values: ArrayLike<number>) => {

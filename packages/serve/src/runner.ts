@@ -25,7 +25,14 @@ import {
 } from "@dsv3/tensor";
 import { BLOCK_TOKENS } from "./blocks.ts";
 import { MAX_LOGPROBS } from "./request.ts";
-import { type SampleInputs, type SampleResult, sampleRows, uniformAt } from "./sampling.ts";
+import {
+  type SampleInputs,
+  type SampleResult,
+  type ScoreResult,
+  sampleRows,
+  scoreRows,
+  uniformAt,
+} from "./sampling.ts";
 import type { Chunk } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -90,6 +97,7 @@ export class Runner {
     [logits: Tensor, inputs: SampleInputs, logprobs: number],
     SampleResult
   >;
+  readonly #score: Compiled<[logits: Tensor, tokens: Tensor, logprobs: number], ScoreResult>;
   readonly #guess: Compiled<
     [hidden: Tensor, batch: Placed, cache: Tensor],
     { tokens: Tensor; cache: Tensor }
@@ -126,6 +134,7 @@ export class Runner {
       { name: "guess", donate: [2] },
     );
     this.#sample = compile(sampleRows, { name: "sample" });
+    this.#score = compile(scoreRows, { name: "score" });
   }
 
   /** Computes a chunk of a prompt. If it ends the sequence's tokens, the next one is drawn. */
@@ -134,11 +143,13 @@ export class Runner {
       const width = chunkWidth(end - at);
       at = Math.min(end, at + width);
       const row = { sequence, more: [], end: at };
-      const { logits, hidden } = this.#run([row], 1, width, LEAST_ROWS);
+      const count = sequence.scores ? width : LEAST_ROWS;
+      const { logits, hidden } = this.#run([row], 1, width, count);
+      if (sequence.scores) await this.#scorePrompt(sequence, sequence.scores, logits, at);
       const last = at === sequence.tokens.length;
       const drawn: Drawn[] = [];
       if (last) {
-        const before = new Array<null>(LEAST_ROWS - 1).fill(null);
+        const before = new Array<null>(count - 1).fill(null);
         const all = await this.#draw(logits, [...before, { sequence, after: [] }]);
         drawn.push(all.at(-1)!);
       } else logits.dispose();
@@ -193,6 +204,7 @@ export class Runner {
     this.#forward.dispose();
     this.#guess.dispose();
     this.#sample.dispose();
+    this.#score.dispose();
   }
 
   /** Logits f32 [batch · count, V] after the last `count` tokens of each row's `width`. */
@@ -230,6 +242,33 @@ export class Runner {
     return guesses;
   }
 
+  /** Fills in what rows of logits, the last of them after place `end` − 1, say of the prompt's next tokens. */
+  async #scorePrompt(
+    { tokens, promptLength, request }: Sequence,
+    scores: (Drawn | null)[],
+    logits: Tensor,
+    end: number,
+  ): Promise<void> {
+    const rows = logits.shape[0]!;
+    const first = end - rows + 1;
+    const targets = Int32Array.from({ length: rows }, (_, row) => tokens[first + row] ?? 0);
+    const width = this.#topWidth(request.promptLogprobs ?? 0);
+    const ids = i32(targets, [rows]);
+    const result = this.#score(logits, ids, width);
+    const read = await readScores(result);
+    ids.dispose();
+    disposeTree(result);
+    for (let row = Math.max(0, 1 - first); row < rows && first + row < promptLength; row++) {
+      const top = topOf(read, row, width, request.promptLogprobs ?? 0);
+      scores[first + row] = { token: targets[row]!, logprob: read.logprobs[row]!, top };
+    }
+  }
+
+  /** A few widths alone, so that requests which ask for 2 and for 3 share a program. */
+  #topWidth(asked: number): number {
+    return Math.min(this.#options.config.vocabSize, asked <= 1 ? 1 : MAX_LOGPROBS);
+  }
+
   /** The ids of rows, `shift` places further on than their positions; rows from `rows.length` on are idle. */
   #place(rows: readonly Row[], batch: number, width: number, shift: 0 | 1): Placed {
     const ids = new Int32Array(batch * width);
@@ -257,25 +296,16 @@ export class Runner {
   async #draw(logits: Tensor, rows: readonly (DrawRow | null)[]): Promise<Drawn[]> {
     const { vocabSize } = this.#options.config;
     const inputs = sampleInputs(rows, logits.shape[0]!, vocabSize);
-    const asked = Math.max(1, ...rows.map((row) => row?.sequence.request.logprobs ?? 0));
-    // A few widths alone, so that requests which ask for 2 and for 3 share a program.
-    const width = Math.min(vocabSize, asked === 1 ? 1 : MAX_LOGPROBS);
+    const asked = Math.max(0, ...rows.map((row) => row?.sequence.request.logprobs ?? 0));
+    const width = this.#topWidth(asked);
     let result: SampleResult | undefined;
     try {
       result = this.#sample(logits, inputs, width);
-      const [tokens, logprobs, topTokens, topLogprobs] = await Promise.all([
-        result.token.data(),
-        result.logprob.data(),
-        result.topTokens.data(),
-        result.topLogprobs.data(),
-      ]);
+      const [tokens, scores] = await Promise.all([result.token.data(), readScores(result)]);
       return rows.map((drawRow, row) => ({
         token: tokens[row]!,
-        logprob: logprobs[row]!,
-        top: Array.from({ length: drawRow?.sequence.request.logprobs ?? 0 }, (_, k) => ({
-          token: topTokens[row * width + k]!,
-          logprob: topLogprobs[row * width + k]!,
-        })),
+        logprob: scores.logprobs[row]!,
+        top: topOf(scores, row, width, drawRow?.sequence.request.logprobs ?? 0),
       }));
     } finally {
       logits.dispose();
@@ -283,6 +313,30 @@ export class Runner {
       if (result) disposeTree(result);
     }
   }
+}
+
+/** Scores of rows, on the host. */
+interface Scores {
+  readonly logprobs: ArrayLike<number>;
+  readonly topTokens: ArrayLike<number>;
+  readonly topLogprobs: ArrayLike<number>;
+}
+
+async function readScores(result: ScoreResult): Promise<Scores> {
+  const [logprobs, topTokens, topLogprobs] = await Promise.all([
+    result.logprob.data(),
+    result.topTokens.data(),
+    result.topLogprobs.data(),
+  ]);
+  return { logprobs, topTokens, topLogprobs };
+}
+
+/** The `length` most likely tokens of a row, of the `width` that were read. */
+function topOf(scores: Scores, row: number, width: number, length: number): Drawn["top"] {
+  return Array.from({ length }, (_, k) => ({
+    token: scores.topTokens[row * width + k]!,
+    logprob: scores.topLogprobs[row * width + k]!,
+  }));
 }
 
 /** The largest power of two that fits `tokens`; a remainder below the least width is filled up. */

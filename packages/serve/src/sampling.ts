@@ -54,8 +54,11 @@ export type SampleInputs = {
   mask: Tensor | null;
 };
 
-export type SampleResult = {
-  token: Tensor; //      i32 [B]
+export type SampleResult = ScoreResult & {
+  token: Tensor; // i32 [B]
+};
+
+export type ScoreResult = {
   logprob: Tensor; //    f32 [B], of the token, before any change to the logits
   topTokens: Tensor; //  i32 [B, K], the most likely first
   topLogprobs: Tensor; // f32 [B, K]
@@ -73,11 +76,15 @@ export function sampleRows(logits: Tensor, inputs: SampleInputs, logprobs: numbe
   if (filters) weights = filtered(weights, filters);
   const token = where(greedy, best, draw(weights, uniform));
 
+  return { token, ...scoreRows(logits, token, logprobs) };
+}
+
+/** Log-probabilities of a token i32 [B] for each row of logits, and of the most likely ones. */
+export function scoreRows(logits: Tensor, token: Tensor, logprobs: number): ScoreResult {
   const highest = max(logits, 1, { keepDims: true });
   const total = add(highest, log(rowSum(exp(sub(logits, highest))))); // [B, 1]
   const top = topK(logits, logprobs);
   return {
-    token,
     logprob: squeeze(sub(takeAlong(logits, expandDims(token, 1)), total), 1),
     topTokens: top.indices,
     topLogprobs: sub(top.values, total),

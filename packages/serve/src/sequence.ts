@@ -3,6 +3,7 @@ import { BLOCK_TOKENS, type BlockPool, blockKey, rootKey } from "./blocks.ts";
 import type { State } from "./grammar/automaton.ts";
 import type { Grammar } from "./grammar/grammar.ts";
 import type { GenerationRequest } from "./request.ts";
+import type { Drawn } from "./runner.ts";
 
 export class Sequence {
   readonly request: GenerationRequest;
@@ -24,6 +25,8 @@ export class Sequence {
   /** Tokens of the prompt that were found in the cache when it was computed first. */
   cachedTokens = 0;
   preemptions = 0;
+  /** Log-probabilities of the prompt's tokens, as far as they are known; null: nobody asks for them. */
+  readonly scores: (Drawn | null)[] | null;
   /** A guess at the next token, which is computed along with the last one. */
   draft: number | null = null;
   /** Keys of the leading full blocks, as far as they are known; they do not change any more. */
@@ -38,6 +41,8 @@ export class Sequence {
     this.arrival = arrival;
     this.tokens = Array.from(request.prompt);
     this.promptLength = this.tokens.length;
+    const scored = request.promptLogprobs !== undefined && choice === 0;
+    this.scores = scored ? new Array<null>(this.promptLength).fill(null) : null;
     this.#root = rootKey(request.cacheSalt ?? "");
   }
 
@@ -89,7 +94,8 @@ export class Sequence {
 
   /** Takes the cached blocks that the tokens begin with, but leaves one token to compute. */
   reuse(pool: BlockPool): void {
-    const most = Math.floor((this.tokens.length - 1) / BLOCK_TOKENS);
+    // Logits are not kept: whoever asks for the prompt's has it computed.
+    const most = this.scores ? 0 : Math.floor((this.tokens.length - 1) / BLOCK_TOKENS);
     for (let i = 0; i < most; i++) {
       const id = pool.find(this.#key(i), this.#before(i), this.#blockTokens(i));
       if (id === undefined) break;
