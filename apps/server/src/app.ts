@@ -8,6 +8,7 @@ import { chat } from "./chat.ts";
 import { completions } from "./completions.ts";
 import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import type { Service } from "./generate.ts";
+import { countTokens, messages } from "./messages.ts";
 import { Metrics } from "./metrics.ts";
 import { detokenize, tokenize } from "./tokenize.ts";
 
@@ -92,6 +93,8 @@ export function createApp(options: AppOptions): App {
   };
   post("/v1/chat/completions", chat);
   post("/v1/completions", completions);
+  post("/v1/messages", messages);
+  post("/v1/messages/count_tokens", async (c, service, body) => c.json(countTokens(service, body)));
   app.post("/tokenize", async (c) => c.json(tokenize(service, await readJson(c))));
   app.post("/detokenize", async (c) => c.json(detokenize(service, await readJson(c))));
 

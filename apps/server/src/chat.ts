@@ -48,8 +48,8 @@ export async function chat(
         const answer = answers[delta.choice]!;
         const said = answer.take(delta);
         const logprobs = chosen(delta);
-        if (said.length === 0 && !logprobs && !delta.finishReason) return null;
-        return choice(delta.choice, answer.changed(said), logprobs, answer.reason);
+        if (said.length === 0 && !logprobs && !delta.finishReason) return [];
+        return [choice(delta.choice, answer.changed(said), logprobs, answer.reason)];
       },
       last: (usage: Usage) => (wantsUsage ? [chunk([], usageOf(usage))] : []),
     };

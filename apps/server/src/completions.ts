@@ -78,8 +78,8 @@ export async function completions(
         answer.shown = "";
         answer.ids = [];
         const l = logprobs([...drawn, delta], [...offsets, offset]);
-        if (text === "" && !l && !delta.finishReason) return null;
-        return chunk([{ index, text, logprobs: l, finish_reason: delta.finishReason }]);
+        if (text === "" && !l && !delta.finishReason) return [];
+        return [chunk([{ index, text, logprobs: l, finish_reason: delta.finishReason }])];
       },
       last: (usage: Parameters<typeof usageBody>[0]) =>
         wantsUsage ? [chunk([], usageBody(usage))] : [],

@@ -54,13 +54,30 @@ export function toApiError(error: unknown): ApiError {
   });
 }
 
-export function errorBody(error: ApiError): { error: Record<string, string | null> } {
-  const { message, type, param, code } = error;
-  return { error: { message, type, param, code } };
+/** Whether a route is of Anthropic's interface, whose errors look different. */
+export function isAnthropic(c: Context): boolean {
+  return /^\/v1\/messages(\/|$)/.test(c.req.path);
+}
+
+/** Anthropic's names of errors, by status. */
+const TYPES: Readonly<Record<number, string>> = {
+  400: "invalid_request_error",
+  401: "authentication_error",
+  404: "not_found_error",
+  413: "request_too_large",
+  415: "invalid_request_error",
+  429: "rate_limit_error",
+  503: "overloaded_error",
+};
+
+export function errorBody(c: Context, error: ApiError): { type?: string; error: object } {
+  const { message, type, param, code, status } = error;
+  if (!isAnthropic(c)) return { error: { message, type, param, code } };
+  return { type: "error", error: { type: TYPES[status] ?? "api_error", message } };
 }
 
 /** The answer to a request that failed before anything of it was answered. */
 export function errorResponse(c: Context, error: ApiError): Response {
   if (error.status === 429 || error.status === 503) c.header("retry-after", "1");
-  return c.json(errorBody(error), error.status);
+  return c.json(errorBody(c, error), error.status);
 }

@@ -1,23 +1,23 @@
-/** Answers as server-sent events. */
+/** Answers as server-sent events, in the ways of OpenAI and of Anthropic. */
 import type { Delta, Usage } from "@dsv3/serve";
 import type { Context } from "hono";
 import { stream } from "hono/streaming";
-import { errorBody, toApiError } from "./errors.ts";
+import { errorBody, isAnthropic, toApiError } from "./errors.ts";
 import type { Run } from "./generate.ts";
 
 /** Comments keep proxies and clients from giving up on an answer that waits in the queue. */
 const KEEP_ALIVE_MS = 15_000;
 
 /**
- * Streams a run: `first` events, those that `event` makes of each token (null: none), those of
- * `last`, then `[DONE]`. Whoever stops reading cancels the run; a failure becomes an event.
+ * Streams a run: `first` events, those that `event` makes of each token, those of `last`, then OpenAI's
+ * `[DONE]`; Anthropic's events have their `type` as a name instead. Whoever stops reading cancels the run; a failure becomes an event.
  */
 export function streamRun(
   c: Context,
   run: Run,
   parts: {
     first: readonly object[];
-    event(delta: Delta, request: number): object | null;
+    event(delta: Delta, request: number): readonly object[];
     last(usage: Usage): readonly object[];
   },
   onError: (error: unknown) => void,
@@ -26,21 +26,24 @@ export function streamRun(
   c.header("cache-control", "no-cache");
   c.header("x-accel-buffering", "no"); // nginx would collect events into pages
   return stream(c, async (out) => {
-    const send = (event: object) => out.write(`data: ${JSON.stringify(event)}\n\n`);
+    const named = isAnthropic(c);
+    const send = (event: { type?: string }) => {
+      const name = named ? `event: ${event.type}\n` : "";
+      return out.write(`${name}data: ${JSON.stringify(event)}\n\n`);
+    };
     out.onAbort(() => run.cancel(new Error("the client went away")));
     const beat = setInterval(() => void out.write(": keep-alive\n\n"), KEEP_ALIVE_MS);
     try {
       for (const event of parts.first) await send(event);
       const usage = await run.each(async (delta, request) => {
-        const event = parts.event(delta, request);
-        if (event) await send(event);
+        for (const event of parts.event(delta, request)) await send(event);
       });
       for (const event of parts.last(usage)) await send(event);
-      await out.write("data: [DONE]\n\n");
+      if (!named) await out.write("data: [DONE]\n\n");
     } catch (error) {
       if (out.aborted) return;
       onError(error);
-      await send(errorBody(toApiError(error)));
+      await send(errorBody(c, toApiError(error)));
     } finally {
       clearInterval(beat);
     }
