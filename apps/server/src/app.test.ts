@@ -187,7 +187,7 @@ test("every route but two wants a key, with every method that it has", async () 
       for (const headers of wrong) {
         const response = await ask(variant, method, headers);
         expect([variant, response.status]).toEqual([variant, 401]);
-        expect((await json(response)).error.code).toBe("invalid_api_key");
+        expect((await json(response)).error.type).toBe("authentication_error");
       }
     }
     const known = await ask(path, method, { authorization: "Bearer second-key" });
