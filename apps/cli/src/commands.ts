@@ -11,6 +11,10 @@ export interface CommandEntry {
  * when it is called, and listed here once it exists.
  */
 export const commands: Record<string, CommandEntry> = {
+  chat: {
+    summary: "Talk with a model, of a folder or behind a URL",
+    load: async () => (await import("./commands/chat.ts")).chat,
+  },
   demo: {
     summary: "Train a small DeepSeek-V3 on real text in two minutes, and let it write",
     load: async () => (await import("./commands/demo.ts")).demo,

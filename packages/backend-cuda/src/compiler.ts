@@ -196,6 +196,9 @@ function makeUnits(sources: ReadonlyMap<string, Source>, parallelism: number): U
   }));
 }
 
+/** The head of a kernel, with the brace that opens its body. */
+const KERNEL_HEAD = /extern "C" __global__[^{;]*\{/g;
+
 /** A namespace keeps helpers apart; entries, which are extern "C", are renamed by macro. */
 function wrap(key: string, { source, launches }: Source): string {
   const prefix = prefixOf(key);
@@ -204,7 +207,7 @@ function wrap(key: string, { source, launches }: Source): string {
   return [
     ...names.map((name) => `#define ${name} ${prefix}${name}`),
     `namespace ${prefix} {`,
-    source,
+    source.replace(KERNEL_HEAD, "$& after_previous();"),
     "}",
     ...names.map((name) => `#undef ${name}`),
   ].join("\n");

@@ -11,6 +11,7 @@ import {
 } from "./device.ts";
 import { addressOf, type NativeFunction, NativeLibrary, nativeBytes } from "./ffi.ts";
 import type { Arg, DeviceInfo, Gemm, Launch } from "./kernel.ts";
+import { LaunchConfig } from "./launch-config.ts";
 import { CudaUnavailableError } from "./libraries.ts";
 
 const NO_DRIVER =
@@ -27,7 +28,6 @@ const ATTRIBUTE = {
 } as const;
 const FUNCTION_MAX_DYNAMIC_SHARED = 8;
 const FUNCTION_NON_PORTABLE_CLUSTER = 14;
-const LAUNCH_CLUSTER_DIMENSION = 4;
 const NOT_READY = 600;
 const OUT_OF_MEMORY = 2;
 /** CUtensorMapDataType; both f8 formats travel as bytes. */
@@ -69,8 +69,6 @@ const SIGNATURES = {
   cuModuleUnload: "int cuModuleUnload(uintptr_t)",
   cuModuleGetFunction: "int cuModuleGetFunction(_Out_ uintptr_t*, uintptr_t, const char*)",
   cuFuncSetAttribute: "int cuFuncSetAttribute(uintptr_t, int, int)",
-  cuLaunchKernel:
-    "int cuLaunchKernel(uintptr_t, uint, uint, uint, uint, uint, uint, uint, uintptr_t, void*, void*)",
   cuLaunchKernelEx: "int cuLaunchKernelEx(void*, uintptr_t, void*, void*)",
   cuStreamCreate: "int cuStreamCreate(_Out_ uintptr_t*, uint)",
   cuStreamDestroy: "int cuStreamDestroy_v2(uintptr_t)",
@@ -129,6 +127,7 @@ export class CudaDevice implements Device {
   readonly #call: Call;
   readonly #ordinal: number;
   readonly #stream: number;
+  readonly #launchConfig: LaunchConfig;
   readonly #parameters: Parameters;
   readonly #modules = new Map<string, number>();
   #lt: CublasLt | undefined;
@@ -169,6 +168,7 @@ export class CudaDevice implements Device {
     );
     this.#check(call.cuCtxSetCurrent(context), "cuCtxSetCurrent");
     this.#stream = this.#out((out) => call.cuStreamCreate(out, 1), "cuStreamCreate");
+    this.#launchConfig = new LaunchConfig(addressOf, this.#stream, this.info.computeCapability);
     this.#parameters = new Parameters(addressOf, (arg, bindings, into) =>
       this.#encodeTensorMap(arg, bindings, into),
     );
@@ -224,49 +224,19 @@ export class CudaDevice implements Device {
   }
 
   launch(fn: number, launch: Launch, bindings: Bindings): void {
-    const [gx, gy = 1, gz = 1] = launch.grid;
-    const [bx, by = 1, bz = 1] = launch.block;
-    if (gx * gy * gz === 0) return;
-    const shared = launch.shared ?? 0;
+    if (launch.grid.some((n) => n === 0)) return;
     this.#parameters.write(launch.args, bindings);
-    const { pointers } = this.#parameters;
-    let status: number;
-    if (launch.cluster === undefined) {
-      status = this.#call.cuLaunchKernel(
-        fn,
-        gx,
-        gy,
-        gz,
-        bx,
-        by,
-        bz,
-        shared,
-        this.#stream,
-        pointers,
-        null,
-      );
-    } else {
-      const [cx, cy = 1, cz = 1] = launch.cluster;
-      if (cx * cy * cz > 8) this.#call.cuFuncSetAttribute(fn, FUNCTION_NON_PORTABLE_CLUSTER, 1);
-      const attribute = new DataView(new ArrayBuffer(72));
-      attribute.setInt32(0, LAUNCH_CLUSTER_DIMENSION, true);
-      [cx, cy, cz].forEach((n, i) => {
-        attribute.setUint32(8 + 4 * i, n, true);
-      });
-      const bytes = new Uint8Array(attribute.buffer);
-      const config = new DataView(new ArrayBuffer(56));
-      [gx, gy, gz, bx, by, bz, shared].forEach((n, i) => {
-        config.setUint32(4 * i, n, true);
-      });
-      config.setBigUint64(32, BigInt(this.#stream), true);
-      config.setBigUint64(40, BigInt(addressOf(bytes)), true);
-      config.setUint32(48, 1, true);
-      status = this.#call.cuLaunchKernelEx(new Uint8Array(config.buffer), fn, pointers, null);
+    const [cx = 1, cy = 1, cz = 1] = launch.cluster ?? [];
+    if (cx * cy * cz > 8) {
+      this.#call.cuFuncSetAttribute(fn, FUNCTION_NON_PORTABLE_CLUSTER, 1);
     }
+    this.#launchConfig.write(launch);
+    const { pointers } = this.#parameters;
+    const status = this.#call.cuLaunchKernelEx(this.#launchConfig.bytes, fn, pointers, null);
     this.#check(
       status,
       `launch of ${launch.entry} with grid ${launch.grid.join("×")}, block ${launch.block.join("×")} ` +
-        `and ${shared} bytes of shared memory`,
+        `and ${launch.shared ?? 0} bytes of shared memory`,
     );
   }
 

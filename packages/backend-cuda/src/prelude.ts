@@ -20,6 +20,20 @@ struct __align__(64) TensorMap { u64 opaque[16]; };
 #define NAN __int_as_float(0x7fc00000)
 `;
 
+// Every kernel begins with this (compiler.ts puts it there). From Hopper on a kernel's blocks are set up
+// while the kernels before it still run, and wait here until their results are in memory; then the next
+// kernel may do the same ("Programmatic Dependent Launch" in NVIDIA's CUDA C++ Programming Guide).
+const ORDER = `
+#if __CUDA_ARCH__ >= 900
+DEVICE void after_previous() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+#else
+DEVICE void after_previous() {}
+#endif
+`;
+
 // NVIDIA's conversions round to nearest even. NaN becomes one canonical pattern, as dtype.ts writes it.
 // cvt.rn.bf16 and cvt.rn.f16 give 0x7fff for NaN, so NaN is handled apart; cvt.satfinite to e4m3 and
 // e5m2 gives 0x7f. All keep no sign for NaN, as dtype.ts.
@@ -69,4 +83,4 @@ template <class T, int N> DEVICE void store_vec(T* to, const T (&from)[N]) {
   UNROLL for (int i = 0; i < bytes / word; i++) ((W*)to)[i] = ((const W*)from)[i]; }
 `;
 
-export const PRELUDE: string = TYPES + CONVERSIONS + REDUCTIONS + VECTORS;
+export const PRELUDE: string = TYPES + ORDER + CONVERSIONS + REDUCTIONS + VECTORS;

@@ -1,6 +1,5 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { wasmBackend } from "@dsv3/backend-wasm";
 import { type Corpus, encodeCorpus, PackedRows } from "@dsv3/data";
 import {
   countParameters,
@@ -13,6 +12,7 @@ import {
 import { disposeTree, setBackend } from "@dsv3/tensor";
 import { type Tokenizer, trainBpe } from "@dsv3/tokenizer";
 import { bitsPerByte, secondsPerStep } from "@dsv3/train";
+import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { HELD_OUT, MODEL, PROMPTS, recipe, VOCABULARY } from "../demo/recipe.ts";
 import { demoTexts } from "../demo/texts.ts";
@@ -56,14 +56,15 @@ export const demo: Command = defineCommand({
       type: "boolean",
       help: "also train a dense model of as many active parameters on the same tokens",
     },
+    backend: backendFlag,
     json: { type: "boolean", help: "print what was measured and written as JSON" },
   },
   examples: ["demo", "demo --compare-dense", "demo --seconds 600 --out runs/longer"],
-  async run({ out, seconds, steps, compareDense, json }, io) {
+  async run({ out, seconds, steps, compareDense, backend: choice, json }, io) {
     const began = performance.now();
     const folder = await freeFolder(out, "runs/demo");
     const say = reporter(io, json);
-    const backend = await wasmBackend();
+    const backend = await openBackend(choice);
     try {
       setBackend(backend);
       say.title("A DeepSeek-V3 learns English on this computer");

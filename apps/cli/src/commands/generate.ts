@@ -1,9 +1,9 @@
 import { text as readAll } from "node:stream/consumers";
-import { wasmBackend } from "@dsv3/backend-wasm";
 import { checkTokenIds, compressParams, generateStream, loadModel } from "@dsv3/model";
 import { disposeTree, setBackend } from "@dsv3/tensor";
 import type { Tokenizer } from "@dsv3/tokenizer";
 import { loadTokenizer } from "@dsv3/tokenizer/node";
+import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
 import type { Io } from "../io.ts";
@@ -49,13 +49,14 @@ export const generate: Command = defineCommand({
       default: "f32",
     },
     seed: { type: "integer", value: "N", help: "the same seed gives the same text", default: 0 },
+    backend: backendFlag,
     json: { type: "boolean", help: "print prompt, text, ids and tokens per second as JSON" },
   },
   examples: [
     'generate --model runs/demo/model --prompt "The state of the Union is"',
     "generate --model my-model --ids 0,17,4 --temperature 0 --json",
   ],
-  async run({ model, prompt, ids, weights, json, ...sampling }, io) {
+  async run({ model, prompt, ids, weights, backend: choice, json, ...sampling }, io) {
     if (prompt !== undefined && ids !== undefined) {
       throw new UsageError("--prompt and --ids are two ways to say the same; give one");
     }
@@ -66,7 +67,7 @@ export const generate: Command = defineCommand({
     });
     const given = ids === undefined ? undefined : parseIds(ids);
     const text = given ? undefined : (prompt ?? (await readPrompt(io)));
-    const backend = await wasmBackend();
+    const backend = await openBackend(choice);
     try {
       setBackend(backend);
       const dtype = weights === "bf16" ? "bf16" : "f32";

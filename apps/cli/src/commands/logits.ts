@@ -1,7 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { lstat, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { wasmBackend } from "@dsv3/backend-wasm";
 import { openCheckpoint, type Staging, type TensorSource, writeCheckpoint } from "@dsv3/checkpoint";
 import {
   checkTokenIds,
@@ -13,6 +12,7 @@ import {
   parseHuggingFaceConfig,
 } from "@dsv3/model";
 import { compile, disposeTree, setBackend, type Tensor, tensor } from "@dsv3/tensor";
+import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
 import { printJson } from "../ui/json.ts";
@@ -46,13 +46,14 @@ export const logits: Command = defineCommand({
       help: "with --mtp: the hidden state that it reads, before the final norm (technical report, the default) or after (vLLM)",
     },
     overwrite: { type: "boolean", help: "replace the output file if it exists" },
+    backend: backendFlag,
     json: { type: "boolean", help: "print the names and shapes of what was written as JSON" },
   },
   examples: [
     "logits --model my-model --input-ids ids.json --out logits.safetensors",
     "logits --model my-model --input-ids ids.json --out logits.safetensors --mtp --mtp-reading post-norm",
   ],
-  async run({ model, inputIds, out, mtp, mtpReading, overwrite, json }, io) {
+  async run({ model, inputIds, out, mtp, mtpReading, overwrite, backend: choice, json }, io) {
     if (mtpReading !== undefined && !mtp) throw new UsageError("--mtp-reading needs --mtp");
     // All that can be wrong is looked at before weights are read, which may take minutes.
     if (!overwrite) await refuseExisting(out);
@@ -60,7 +61,7 @@ export const logits: Command = defineCommand({
     const { config: stored } = await openCheckpoint(model);
     if (stored) checkRows(parseHuggingFaceConfig(stored), rows, inputIds);
 
-    const backend = await wasmBackend();
+    const backend = await openBackend(choice);
     try {
       setBackend(backend);
       const { params, config } = await loadModel(model, { mtp });

@@ -1,11 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { basename, resolve } from "node:path";
-import { wasmBackend } from "@dsv3/backend-wasm";
 import { loadModel } from "@dsv3/model";
 import { Engine } from "@dsv3/serve";
 import { createApp, listen } from "@dsv3/server";
 import { disposeTree, setBackend } from "@dsv3/tensor";
 import { loadTokenizer } from "@dsv3/tokenizer/node";
+import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { describeError, UsageError } from "../errors.ts";
 import type { Io } from "../io.ts";
@@ -69,6 +69,7 @@ export const serve: Command = defineCommand({
       type: "boolean",
       help: "guess tokens ahead with the model's MTP module; answers stay the same",
     },
+    backend: backendFlag,
     fast: {
       type: "boolean",
       help: "faster for one or two clients, but answers may depend on who else is served",
@@ -79,10 +80,13 @@ export const serve: Command = defineCommand({
     "serve --model my-model --host 0.0.0.0 --keys keys.txt --max-running 64",
   ],
   endsWhenStopped: true,
-  async run({ model, name, host, port, keys, drain, speculate, fast, ...sizes }, io) {
+  async run(
+    { model, name, host, port, keys, drain, speculate, fast, backend: choice, ...sizes },
+    io,
+  ) {
     const apiKeys = await readKeys(keys, io);
     const tokenizer = await loadTokenizer(model);
-    const backend = await wasmBackend();
+    const backend = await openBackend(choice);
     try {
       setBackend(backend);
       const { params, config } = await loadModel(model, { mtp: speculate });

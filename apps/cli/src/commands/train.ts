@@ -1,6 +1,5 @@
 import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
-import { wasmBackend } from "@dsv3/backend-wasm";
 import { encodeCorpus, PackedRows } from "@dsv3/data";
 import { readSamples } from "@dsv3/data/node";
 import { checkConfig, type ModelConfig, parseHuggingFaceConfig, preset } from "@dsv3/model";
@@ -14,6 +13,7 @@ import {
   type RunSettings,
   readRun,
 } from "@dsv3/train";
+import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
 import type { Args, Flag } from "../flags.ts";
@@ -92,6 +92,7 @@ const flags = {
   seed: { type: "integer", value: "N", help: "of weights and order", default: 0, min: 0 },
   checkpointEvery: { type: "integer", value: "N", help: "steps", default: 200, min: 1 },
   keep: { type: "integer", value: "N", help: "checkpoints", default: 2, min: 1 },
+  backend: backendFlag,
   json: { type: "boolean", help: "print what came of it as JSON" },
 } as const satisfies Record<string, Flag>;
 
@@ -112,7 +113,7 @@ export const train: Command = defineCommand({
     "train --resume runs/books",
   ],
   async run(args, io) {
-    const backend = await wasmBackend();
+    const backend = await openBackend(args.backend);
     try {
       setBackend(backend);
       const { dir, record, tokenizer, texts } = args.resume

@@ -14,7 +14,7 @@ export function isKernel(node: Node): boolean {
 }
 
 /** Recomputing more than this (in simple operations) costs more than a store and a load. */
-const CHEAP = 8;
+const CHEAP = 24;
 /** An operation this expensive is not repeated for every element of a broadcast. */
 const WORTH_KEEPING = 10;
 /** Longest expression of one kernel. */
@@ -83,7 +83,14 @@ function liveNodes(nodes: readonly Node[], outputs: readonly Tensor[]): Node[] {
     const skip = node.op === "custom" ? (node.attrs.args as number) : 0;
     for (const t of node.inputs.slice(skip)) stack.push(nodeOf(t));
   }
-  return nodes.filter((n) => needed.has(n));
+  // Single numbers made of such alone come first, so that no kernel has to wait for them.
+  const early = new Set<Node>();
+  for (const node of nodes) {
+    const single = node.op === "input" || node.outputs.every((t) => t.size === 1);
+    const ready = node.inputs.every((t) => early.has(nodeOf(t)));
+    if (needed.has(node) && single && ready && !isKernel(node)) early.add(node);
+  }
+  return [...early, ...nodes.filter((n) => needed.has(n) && !early.has(n))];
 }
 
 /** How many operations read each tensor, looking through shape operations. */
