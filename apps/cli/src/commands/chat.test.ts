@@ -63,6 +63,25 @@ test("a conversation with a folder is kept, taken back, and gone on from", async
   expect(again.out).toBe(`${kept[2].content}\n`);
 });
 
+test("an answer cannot command a terminal, and is exact elsewhere", async () => {
+  const hostile = "a\u001b[2Jb\u0007\u009bc\n\td";
+  const server = createServer((_, response) => {
+    const event = { choices: [{ delta: { content: hostile } }] };
+    response.end(`data: ${JSON.stringify(event)}\n\ndata: [DONE]\n\n`);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+  const say = async (isTTY: boolean) => {
+    const io = { ...fakeIo(), stdin: bytes(["hi"]) };
+    io.stdout.isTTY = isTTY;
+    await runCli(["chat", "--model", url, "--name", "m"], io, commands, "0.0.0");
+    return io.stdout.text;
+  };
+  expect(await say(false)).toBe(`${hostile}\n`);
+  expect(await say(true)).toBe("a\ufffd[2Jb\ufffd\ufffdc\n\td\n");
+  server.close();
+});
+
 test("what cannot be done is said, and ends a script", async () => {
   const model = ["--model", join(folder, "my-model")];
   const bad = join(folder, "bad.json");

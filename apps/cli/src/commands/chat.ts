@@ -2,12 +2,12 @@ import { readFile, writeFile } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { Readable, Writable } from "node:stream";
-import { wasmBackend } from "@dsv3/backend-wasm";
 import { loadModel } from "@dsv3/model";
 import { Engine } from "@dsv3/serve";
 import { createApp } from "@dsv3/server";
 import { disposeTree, setBackend } from "@dsv3/tensor";
 import { loadTokenizer } from "@dsv3/tokenizer/node";
+import { type BackendChoice, backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { describeError } from "../errors.ts";
 import type { Io } from "../io.ts";
@@ -55,15 +55,16 @@ export const chat: Command = defineCommand({
       max: 1,
     },
     seed: { type: "integer", value: "N", help: "the same seed gives the same answers" },
+    backend: backendFlag,
   },
   examples: [
     "chat --model runs/demo/model",
     "chat --model http://127.0.0.1:8000/v1 --system 'Be brief.'   # with its key in DSV3_API_KEY",
   ],
-  async run({ model, name, system, maxTokens, temperature, topP, seed }, io) {
+  async run({ model, name, system, maxTokens, temperature, topP, seed, backend }, io) {
     const { target, close } = /^https?:\/\//.test(model)
       ? await remote(model, name, io)
-      : await local(model, name, io);
+      : await local(model, name, backend, io);
     try {
       const settings = { temperature, top_p: topP, max_tokens: maxTokens, seed };
       const session = new ChatSession(target, settings);
@@ -87,9 +88,14 @@ async function remote(model: string, name: string | undefined, io: Io): Promise<
 }
 
 /** A server in this process, without a port. */
-async function local(model: string, name: string | undefined, io: Io): Promise<Opened> {
+async function local(
+  model: string,
+  name: string | undefined,
+  choice: BackendChoice,
+  io: Io,
+): Promise<Opened> {
   const tokenizer = await loadTokenizer(model);
-  const backend = await wasmBackend();
+  const backend = await openBackend(choice);
   try {
     setBackend(backend);
     const { params, config } = await loadModel(model, { mtp: false });
@@ -176,12 +182,17 @@ async function answer(
     if (piece.usage) usage = piece.usage;
     else last = performance.now();
     first ||= last;
-    if (piece.thought) io.stdout.write(style("dim", piece.thought));
-    io.stdout.write(piece.text);
+    if (piece.thought) io.stdout.write(style("dim", shown(piece.thought, io)));
+    io.stdout.write(shown(piece.text, io));
   }
   io.stdout.write("\n");
   if (usage) io.stderr.write(`${styler(io.stderr, io.env)("dim", costOf(usage, last - first))}\n`);
   else if (signal.aborted) io.stderr.write("stopped\n");
+}
+
+/** What a model says may not command a terminal: control characters are only shown. */
+function shown(text: string, io: Io): string {
+  return io.stdout.isTTY ? text.replace(/(?![\n\t])\p{Cc}/gu, "\ufffd") : text;
 }
 
 /** The first token waits for the prompt, so that only those after it tell the pace. */
