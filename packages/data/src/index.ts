@@ -1,3 +1,9 @@
+export {
+  ConversationSource,
+  type ConversationSourceOptions,
+  type SourcedChat,
+  type SourcedRows,
+} from "./conversation-source.ts";
 export { type ConversationRows, packConversations } from "./conversations.ts";
 export {
   type Corpus,

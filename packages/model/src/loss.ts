@@ -43,6 +43,8 @@ export type LossParts = {
   balance: Tensor;
   /** Tokens per expert, f32 [E], of each layer that routes, MTP modules last. */
   loads: Tensor[];
+  /** Cross-entropy of each target, f32 [B, T]; 0 where it does not count. */
+  tokens: Tensor;
 };
 
 /** The loss to minimise, main + λ mtp + α balance, and its parts, for `valueAndGrad`. */
@@ -58,11 +60,12 @@ export function lossFn(
   // One divisor for all depths, though depth k has k targets less: as eq. 24 is printed.
   const count = maximum(sum(cast(ge(targets, 0), "f32")), 1);
   const crossEntropies = (logits: Tensor, targets: Tensor) =>
-    div(sum(crossEntropy(reshape(logits, [-1, c.vocabSize]), reshape(targets, [-1]))), count);
+    crossEntropy(reshape(logits, [-1, c.vocabSize]), reshape(targets, [-1]));
 
-  const main = crossEntropies(result.logits, targets);
+  const each = crossEntropies(result.logits, targets);
+  const main = div(sum(each), count);
   const depths = result.mtpLogits.map((logits, i) =>
-    crossEntropies(logits, targetsAhead(targets, segments, i + 1)),
+    div(sum(crossEntropies(logits, targetsAhead(targets, segments, i + 1))), count),
   );
   const mtp = div(total(depths), Math.max(1, depths.length));
   const balance = total(result.routings.map(({ scores }) => balanceLoss(scores, c)));
@@ -70,7 +73,8 @@ export function lossFn(
   let loss = main;
   if (withMtp) loss = add(loss, mul(mtp, mtpWeight));
   if (balanceWeight > 0) loss = add(loss, mul(balance, balanceWeight));
-  return [loss, { main, mtp, balance, loads: result.routings.map((r) => r.load) }];
+  const loads = result.routings.map((r) => r.load);
+  return [loss, { main, mtp, balance, loads, tokens: reshape(each, targets.shape) }];
 }
 
 /** Targets of MTP depth k [B, T − k]: those k positions ahead, if they are in the same segment. */

@@ -7,7 +7,7 @@ export {
   initMoments,
   type Moments,
 } from "./adamw.ts";
-export type { RowSource } from "./batches.ts";
+export type { RowSource, Rows } from "./batches.ts";
 export { type BitsPerByte, type BitsPerByteOptions, bitsPerByte } from "./bits-per-byte.ts";
 export { checkpointFolder, listCheckpoints, type Progress } from "./checkpoints.ts";
 export {
@@ -29,6 +29,7 @@ export {
   type Piece,
   type Schedule,
   scheduled,
+  sftSchedule,
 } from "./schedule.ts";
 export {
   initTrainState,

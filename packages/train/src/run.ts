@@ -1,14 +1,14 @@
 /**
- * Pre-training into a run folder: run.json (all that is needed to start it again), metrics.jsonl,
+ * Training into a run folder, from nothing or from a model: run.json (all that is needed to start it again), metrics.jsonl,
  * checkpoints/. A run that was stopped, by whatever, goes on bit for bit as if it had not been.
  */
 import { appendFile, mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import { flopsPerToken, initParams, type ModelConfig } from "@dsv3/model";
+import { flopsPerToken, initParams, type ModelConfig, type ModelParams } from "@dsv3/model";
 import { compile, disposeTree, key, memory, type Tensor } from "@dsv3/tensor";
 import { ADAMW } from "./adamw.ts";
-import { nextBatch, type RowSource } from "./batches.ts";
+import { batchOf, nextBatch, type RowSource, type Rows } from "./batches.ts";
 import { listCheckpoints, loadTraining, type Progress, saveTraining } from "./checkpoints.ts";
 import { batchRamp, checkSchedule, type Schedule, scheduled } from "./schedule.ts";
 import { initTrainState, type TrainState, trainStep } from "./step.ts";
@@ -53,6 +53,8 @@ export interface RunMetrics {
   readonly peakBytes: number;
   /** Of training so far, waiting for checkpoints left out. */
   readonly seconds: number;
+  /** Mean loss of the targets of each source that the step held, where the data names sources. */
+  readonly sourceLoss?: Readonly<Record<string, number>>;
 }
 
 /** What run.json holds. */
@@ -66,6 +68,8 @@ export interface RunRecord {
 export interface RunOptions extends RunEvents {
   /** Goes on with the run in the folder, from its newest whole checkpoint. */
   readonly resume?: boolean;
+  /** Weights to start from, which the run takes over; fresh ones unless given. Not called to resume. */
+  readonly initial?: () => Promise<ModelParams>;
   /** See RunRecord. */
   readonly source?: unknown;
   /** Files that go into the run's folder and into each checkpoint, such as tokenizer.json. */
@@ -118,7 +122,7 @@ export async function train(
   config: ModelConfig,
   settings: RunSettings,
   data: RowSource,
-  { resume = false, source = null, extraFiles = {}, ...events }: RunOptions = {},
+  { resume = false, initial, source = null, extraFiles = {}, ...events }: RunOptions = {},
 ): Promise<RunResult> {
   checkSettings(settings, config);
   if (resume) await checkSameRun(dir, { settings, config, source });
@@ -129,7 +133,11 @@ export async function train(
         events.onWarning?.(`checkpoint step-${step} is passed over: ${why}`),
       )
     : undefined;
-  let state = loaded?.state ?? freshState(config, settings);
+  let state =
+    loaded?.state ??
+    (initial
+      ? initTrainState(await initial(), settings.momentDtype)
+      : freshState(config, settings));
   let progress: Progress = loaded?.progress ?? {
     step: 0,
     position: data.position,
@@ -152,12 +160,14 @@ export async function train(
     while (progress.step < settings.steps && !stopped()) {
       const start = performance.now();
       const learningRate = scheduled(settings.learningRate, progress.step);
-      const batches = Array.from({ length: batchesAt(progress.step) }, () =>
-        nextBatch(data, settings),
+      const rows = Array.from({ length: batchesAt(progress.step) }, () =>
+        data.next(settings.batch, settings.length),
       );
+      const batches = rows.map((r) => batchOf(r, [settings.batch, settings.length]));
       const { state: next, metrics } = step(state, batches, {
         learningRate,
         biasSpeed: settings.biasSpeed,
+        shares: sharesOf(rows),
       });
       disposeTree(batches);
       state = next;
@@ -169,6 +179,9 @@ export async function train(
         metrics.gradNorm,
       ]);
       const expertLoad = await busiest(metrics.loads);
+      const sourceLoss = data.sourceNames
+        ? await lossBySource(data.sourceNames, rows, metrics.tokenLosses)
+        : undefined;
       disposeTree(metrics);
       if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
         throw new DivergedError(
@@ -197,6 +210,7 @@ export async function train(
         modelFlopsPerSecond: (flops * tokens) / seconds,
         peakBytes: memory().peakBytes,
         seconds: progress.seconds,
+        ...(sourceLoss ? { sourceLoss } : {}),
       };
       await appendFile(join(dir, "metrics.jsonl"), `${JSON.stringify(line)}\n`);
       events.onStep?.(line);
@@ -311,6 +325,34 @@ function freshState(config: ModelConfig, { seed, momentDtype }: RunSettings): Tr
   const state = init(k);
   init.dispose();
   return state;
+}
+
+/** By their targets, so that every target of an update weighs the same, whatever batch it is in. */
+function sharesOf(rows: readonly Rows[]): number[] {
+  const counts = rows.map(({ targets }) => targets.reduce((n, t) => n + (t >= 0 ? 1 : 0), 0));
+  const all = counts.reduce((a, b) => a + b, 0);
+  return counts.map((n) => (all > 0 ? n / all : 1 / rows.length));
+}
+
+async function lossBySource(
+  names: readonly string[],
+  rows: readonly Rows[],
+  losses: readonly Tensor[],
+): Promise<Record<string, number>> {
+  const sums = names.map(() => ({ nats: 0, targets: 0 }));
+  for (const [i, { sources }] of rows.entries()) {
+    const nats = (await (losses[i] as Tensor).data()) as Float32Array;
+    sources?.forEach((source, at) => {
+      const sum = sums[source];
+      if (sum === undefined) return;
+      sum.nats += nats[at] as number;
+      sum.targets++;
+    });
+  }
+  const entries = names.map((name, i) => [name, sums[i] as (typeof sums)[number]] as const);
+  return Object.fromEntries(
+    entries.flatMap(([name, { nats, targets }]) => (targets > 0 ? [[name, nats / targets]] : [])),
+  );
 }
 
 async function numbers(scalars: readonly Tensor[]): Promise<number[]> {

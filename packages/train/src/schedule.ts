@@ -77,3 +77,8 @@ export function batchRamp(
     return Math.max(multiple, Math.floor((from + (to - from) * share) / multiple) * multiple);
   };
 }
+
+/** The report's shape for supervised fine-tuning (section 5.1): one cosine, 5e-6 to 1e-6. */
+export function sftSchedule(steps: number, from = 5e-6, to = 1e-6): Schedule {
+  return [{ shape: "cosine", steps, from, to }];
+}

@@ -39,10 +39,12 @@ export interface StepOptions {
 }
 
 /** What a step measures; scalars f32. */
-export type StepMetrics = LossParts & {
+export type StepMetrics = Omit<LossParts, "tokens"> & {
   loss: Tensor;
   /** Before clipping. */
   gradNorm: Tensor;
+  /** Cross-entropy of each target, of each batch: f32 [B, T]. */
+  tokenLosses: Tensor[];
 };
 
 /** What changes from step to step without changing the program. */
@@ -50,6 +52,8 @@ export interface StepSettings {
   readonly learningRate: number;
   /** γ, the speed of the routing biases: 0.001 in the report, 0 at the end. */
   readonly biasSpeed: number;
+  /** What each batch weighs in loss and gradients, 1 together; all the same unless told. */
+  readonly shares?: readonly number[];
 }
 
 export function initTrainState(
@@ -67,7 +71,7 @@ export type TrainStep = (
 
 /**
  * A compiled step. It takes over the state it is given; several batches accumulate their gradients
- * (each weighs the same) before one update.
+ * (each weighs the same unless `shares` says otherwise) before one update.
  */
 export function trainStep(
   config: ModelConfig,
@@ -76,14 +80,15 @@ export function trainStep(
   const program = compile(
     (state: TrainState, batches: Batch[], settings: Tensor) => {
       const setting = (i: number) => reshape(sliceAxis(settings, 0, i, i + 1), []);
-      const { loss, parts, grads } = accumulate(state.params, batches, config, options.loss);
+      const shares = batches.map((_, i) => setting(2 + i));
+      const { metrics, grads } = accumulate(state.params, batches, shares, config, options.loss);
       const clipped = clipByGlobalNorm(grads, options.clip);
       const step = add(state.step, 1);
       const rates = { step, learningRate: setting(0) };
       const next = adamw(state.params, clipped.grads, state.moments, rates, options.optimizer);
-      const params = balanced(state.params, next.params, parts.loads, setting(1));
-      const metrics: StepMetrics = { ...parts, loss, gradNorm: clipped.norm };
-      return { state: { params, moments: next.moments, step }, metrics };
+      const params = balanced(state.params, next.params, metrics.loads, setting(1));
+      const measured: StepMetrics = { ...metrics, gradNorm: clipped.norm };
+      return { state: { params, moments: next.moments, step }, metrics: measured };
     },
     { name: "trainStep", donate: [0] },
   ) as Compiled<
@@ -91,47 +96,50 @@ export function trainStep(
     { state: TrainState; metrics: StepMetrics }
   >;
   const run = (state: TrainState, batches: readonly Batch[], s: StepSettings) => {
-    using settings = tensor([s.learningRate, s.biasSpeed]);
+    const shares = s.shares ?? batches.map(() => 1 / batches.length);
+    using settings = tensor([s.learningRate, s.biasSpeed, ...shares]);
     return program(state, batches, settings);
   };
   return Object.assign(run, { dispose: () => program.dispose() });
 }
 
-/** Mean loss and gradients over batches; loads add up. */
+/** Loss and gradients over batches, by their shares; loads add up. */
 function accumulate(
   params: ModelParams,
   batches: readonly Batch[],
+  shares: readonly Tensor[],
   config: ModelConfig,
   options: LossOptions,
-): { loss: Tensor; parts: LossParts; grads: ModelParams } {
+): { metrics: Omit<StepMetrics, "gradNorm">; grads: ModelParams } {
   const differentiate = valueAndGrad((p: ModelParams, b: Batch) => lossFn(p, b, config, options));
-  const results = batches.map((b) => {
+  const results = batches.map((b, i) => {
     const [[loss, parts], grads] = differentiate(params, b);
-    return { loss, parts, grads: grads as unknown as ModelParams };
+    return { loss, parts, grads: grads as unknown as ModelParams, share: shares[i] as Tensor };
   });
   const first = results[0];
   if (first === undefined) throw new RangeError("a training step needs at least one batch");
-  if (results.length === 1) return first;
-  const share = 1 / results.length;
+  const tokenLosses = results.map((r) => r.parts.tokens);
+  if (results.length === 1) {
+    const { main, mtp, balance, loads } = first.parts;
+    const metrics = { loss: first.loss, main, mtp, balance, loads, tokenLosses };
+    return { metrics, grads: first.grads };
+  }
   const mean = (pick: (r: (typeof results)[number]) => Tensor) =>
-    mul(
-      results.map(pick).reduce((a, b) => add(a, b)),
-      share,
-    );
-  const summed = results
-    .map((r) => r.grads)
-    .reduce((a, b) => treeMap((x, y) => add(x, y), a, b) as unknown as ModelParams);
+    results.map((r) => mul(pick(r), r.share)).reduce((a, b) => add(a, b));
   return {
-    loss: mean((r) => r.loss),
-    parts: {
+    metrics: {
+      loss: mean((r) => r.loss),
       main: mean((r) => r.parts.main),
       mtp: mean((r) => r.parts.mtp),
       balance: mean((r) => r.parts.balance),
       loads: first.parts.loads.map((_, l) =>
         results.map((r) => r.parts.loads[l] as Tensor).reduce((a, b) => add(a, b)),
       ),
+      tokenLosses,
     },
-    grads: treeMap((g) => mul(g, share), summed) as unknown as ModelParams,
+    grads: results
+      .map(({ grads, share }) => treeMap((g) => mul(g, share), grads) as unknown as ModelParams)
+      .reduce((a, b) => treeMap((x, y) => add(x, y), a, b) as unknown as ModelParams),
   };
 }
 
