@@ -1,4 +1,3 @@
-import fc from "fast-check";
 import { expect, test } from "vitest";
 import { post, tiny, tokenizer } from "./testing/tiny.ts";
 
@@ -200,6 +199,7 @@ test("every route but two wants a key, with every method that it has", async () 
 test.each<[string, unknown, number, string]>([
   ["no JSON", "{", 400, "the body is no JSON"],
   ["a list", "[]", 400, "must be a JSON object"],
+  ["a pit", `{"tools":${"[".repeat(100_000)}${"]".repeat(100_000)}}`, 400, "64 deep"],
   ["no model", { messages }, 400, "model: is missing"],
   [
     "another model",
@@ -342,50 +342,3 @@ test("metrics are exact", async () => {
     expect(text.split("\n")).toContain(line);
   }
 });
-
-test("whatever is sent, no answer is a failure of the server", async () => {
-  const { app } = make();
-  const field = fc.constantFrom(
-    ...["prompt", "messages", "n", "stop", "temperature", "top_p", "top_k", "seed", "logit_bias"],
-    ...[
-      "max_tokens",
-      "logprobs",
-      "stream",
-      "stream_options",
-      "suffix",
-      "echo",
-      "tools",
-      "top_logprobs",
-    ],
-  );
-  const value = fc.oneof(
-    fc.jsonValue({ maxDepth: 2 }),
-    fc.constantFrom(
-      0,
-      1,
-      -1,
-      2 ** 31,
-      2 ** 53,
-      1e308,
-      "",
-      "x",
-      [],
-      [1],
-      [[1]],
-      {},
-      { 5: 1 },
-      messages,
-    ),
-  );
-  const body = fc.dictionary(field, value, { maxKeys: 5 });
-  const path = fc.constantFrom(chat, "/v1/completions");
-  await fc.assert(
-    fc.asyncProperty(path, body, async (path, body) => {
-      const defaults = { model: "tiny", messages, prompt: "x", max_tokens: 1 };
-      const response = await post(app, path, { ...defaults, ...body });
-      await response.text();
-      expect(response.status).toBeLessThan(500);
-    }),
-    { numRuns: 300 },
-  );
-}, 30_000);

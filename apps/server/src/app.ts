@@ -133,7 +133,24 @@ async function readJson(c: Context): Promise<unknown> {
   if (typeof body !== "object" || body === null || Array.isArray(body)) {
     throw new ApiError(400, "the body must be a JSON object");
   }
+  if (isDeeper(body, MAX_DEPTH)) {
+    throw new ApiError(400, `the body is nested more than ${MAX_DEPTH} deep`);
+  }
   return body;
+}
+
+/** Schemas are read by recursion; nobody means more than this well. */
+const MAX_DEPTH = 64;
+
+function isDeeper(value: object, depth: number): boolean {
+  let level: object[] = [value];
+  for (let d = 1; level.length > 0; d++) {
+    if (d > depth) return true;
+    level = level.flatMap((one) =>
+      Object.values(one).filter((inner) => typeof inner === "object" && inner !== null),
+    );
+  }
+  return false;
 }
 
 function checkModel(asked: unknown, model: string): void {
