@@ -15,6 +15,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Talk with a model, of a folder or behind a URL",
     load: async () => (await import("./commands/chat.ts")).chat,
   },
+  bench: {
+    summary: "Measure this machine: products, memory, training and decoding",
+    load: async () => (await import("./commands/bench.ts")).bench,
+  },
   demo: {
     summary: "Train a small DeepSeek-V3 on real text in two minutes, and let it write",
     load: async () => (await import("./commands/demo.ts")).demo,
@@ -34,6 +38,10 @@ export const commands: Record<string, CommandEntry> = {
   serve: {
     summary: "Serve a model over HTTP to OpenAI's clients",
     load: async () => (await import("./commands/serve.ts")).serve,
+  },
+  sft: {
+    summary: "Teach a model conversations",
+    load: async () => (await import("./commands/sft.ts")).sft,
   },
   train: {
     summary: "Train a model on texts, from nothing",
