@@ -10,6 +10,7 @@ import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import type { Service } from "./generate.ts";
 import { countTokens, messages } from "./messages.ts";
 import { Metrics } from "./metrics.ts";
+import { responses } from "./responses.ts";
 import { detokenize, tokenize } from "./tokenize.ts";
 
 export interface AppOptions {
@@ -93,6 +94,7 @@ export function createApp(options: AppOptions): App {
   };
   post("/v1/chat/completions", chat);
   post("/v1/completions", completions);
+  post("/v1/responses", responses);
   post("/v1/messages", messages);
   post("/v1/messages/count_tokens", async (c, service, body) => c.json(countTokens(service, body)));
   app.post("/tokenize", async (c) => c.json(tokenize(service, await readJson(c))));

@@ -55,7 +55,7 @@ export function toApiError(error: unknown): ApiError {
 }
 
 /** Whether a route is of Anthropic's interface, whose errors look different. */
-export function isAnthropic(c: Context): boolean {
+function isAnthropic(c: Context): boolean {
   return /^\/v1\/messages(\/|$)/.test(c.req.path);
 }
 

@@ -13,10 +13,22 @@ const messages = [{ role: "user", content: "x" }];
 const functions = [{ type: "function", function: { name: "f", parameters: { type: "object" } } }];
 const tools = [{ name: "f", input_schema: { type: "object" } }];
 /** What makes a request of each route right, before something of it is changed. */
-const defaults = { model: "tiny", messages, prompt: "x", tokens: [20], max_tokens: 1 };
+const defaults = { model: "tiny", messages, prompt: "x", input: "x", tokens: [20], max_tokens: 1 };
 
 const fields = [
-  ...["model", "messages", "prompt", "suffix", "echo", "tokens", "system", "add_special_tokens"],
+  ...[
+    "model",
+    "messages",
+    "prompt",
+    "suffix",
+    "input",
+    "instructions",
+    "text",
+    "echo",
+    "tokens",
+    "system",
+    "add_special_tokens",
+  ],
   ...["n", "stop", "stop_sequences", "seed", "stream", "stream_options", "ignore_eos", "priority"],
   ...["temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"],
   ...["repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "user_id", "cache_salt"],
@@ -43,6 +55,7 @@ const body = fc.dictionary(fc.constantFrom(...fields), value, { maxKeys: 4 });
 const routes = [
   "/v1/chat/completions",
   "/v1/completions",
+  "/v1/responses",
   "/v1/messages",
   "/v1/messages/count_tokens",
   "/tokenize",

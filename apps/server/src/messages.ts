@@ -41,6 +41,7 @@ export async function messages(
       usage: usageOf({ promptTokens: prompt, cachedTokens: 0, completionTokens: 0 }),
     };
     const parts = {
+      named: true,
       first: [{ type: "message_start", message }],
       event: (delta: Delta) => blocks.events(answer.take(delta)),
       last: (usage: Usage) => [
