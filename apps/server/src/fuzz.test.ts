@@ -13,7 +13,8 @@ const messages = [{ role: "user", content: "x" }];
 const functions = [{ type: "function", function: { name: "f", parameters: { type: "object" } } }];
 const tools = [{ name: "f", input_schema: { type: "object" } }];
 /** What makes a request of each route right, before something of it is changed. */
-const defaults = { model: "tiny", messages, prompt: "x", input: "x", tokens: [20], max_tokens: 1 };
+const limits = { max_tokens: 1, max_output_tokens: 1 };
+const defaults = { model: "tiny", messages, prompt: "x", input: "x", tokens: [20], ...limits };
 
 const fields = [
   ...[
