@@ -40,6 +40,7 @@ export {
 export { denseVariant, PRESETS, type PresetName, preset } from "./presets.ts";
 export { randomSource, type SampleOptions, sampleToken } from "./sample.ts";
 export {
+  checkedConfig,
   type LoadedModel,
   type LoadOptions,
   loadModel,

@@ -75,12 +75,6 @@ export function namedParams(c: ModelConfig): NamedParam[] {
   });
 }
 
-/** True for tensors that belong to multi-token prediction alone. */
-export function isMtpName(name: string, c: ModelConfig): boolean {
-  const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
-  return layer !== undefined && Number(layer) >= c.numHiddenLayers;
-}
-
 function layerName(layer: number, rest: string): string {
   return `model.layers.${layer}.${rest}`;
 }

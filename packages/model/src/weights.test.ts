@@ -156,6 +156,12 @@ describe("refuses, before anything is on the device,", () => {
     );
   });
 
+  test("a layer more than config.json tells of", async () => {
+    const same = (tensors: TensorSource[]) => tensors;
+    const fewer = await loadChanged(same, (c) => ({ ...c, num_nextn_predict_layers: 0 }));
+    expect(String(fewer)).toMatch(/"model\.layers\.[23]\.[^"]+": has no place/);
+  });
+
   test("another shape", async () => {
     const error = await loadChanged(change(bias, { shape: [2, 4] }));
     expect(String(error)).toContain(

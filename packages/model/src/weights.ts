@@ -14,7 +14,7 @@ import { disposeTree, fromBytes, type Tensor, treePaths } from "@dsv3/tensor";
 import { dtypeBytes, fromF32, toF32 } from "@dsv3/tensor/dtype";
 import type { ModelConfig } from "./config.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face.ts";
-import { isMtpName, type NamedParam, namedParams } from "./names.ts";
+import { type NamedParam, namedParams } from "./names.ts";
 import { type ModelParams, paramShapes } from "./params.ts";
 
 export interface LoadOptions {
@@ -46,9 +46,8 @@ export async function loadModel(
   options: LoadOptions = {},
 ): Promise<LoadedModel> {
   const checkpoint = await openCheckpoint(dir);
-  const config = effectiveConfig(checkpoint, options);
+  const config = checkedConfig(checkpoint, options);
   const wanted = namedParams(config);
-  checkTensors(checkpoint, config, wanted);
   await checkCopies(checkpoint, wanted);
 
   const loaded = new Map<string, Tensor>();
@@ -64,18 +63,40 @@ export async function loadModel(
   return { config, params: fillShapes(paramShapes(config), loaded, "") as ModelParams };
 }
 
-/** Transformers writes num_nextn_predict_layers even beside weights without them. */
-function effectiveConfig(checkpoint: Checkpoint, { mtp = true }: LoadOptions): ModelConfig {
+/**
+ * The configuration of a model folder, whose tensors are exactly those that it makes; nothing of them
+ * is read. Without MTP modules if the folder holds none (transformers writes num_nextn_predict_layers
+ * even then) or `mtp` is false.
+ * @throws ConfigError, CheckpointError as {@link loadModel}
+ */
+export function checkedConfig(
+  checkpoint: Checkpoint,
+  { mtp = true }: Pick<LoadOptions, "mtp"> = {},
+): ModelConfig {
   if (checkpoint.config === undefined) {
     throw new CheckpointError("is not there; a model folder needs one", { file: "config.json" });
   }
-  const config = parseHuggingFaceConfig(checkpoint.config);
-  const stored = [...checkpoint.tensors.keys()].some((name) => isMtpName(name, config));
-  return mtp && stored ? config : { ...config, numNextnPredictLayers: 0 };
+  const declared = parseHuggingFaceConfig(checkpoint.config);
+  const modules = mtpPrefixes(checkpoint, declared);
+  const config = mtp && modules.length > 0 ? declared : { ...declared, numNextnPredictLayers: 0 };
+  checkTensors(checkpoint, namedParams(config), mtp ? [] : modules);
+  return config;
 }
 
-/** Every wanted tensor is there as it should be, and no other. */
-function checkTensors(checkpoint: Checkpoint, config: ModelConfig, wanted: NamedParam[]): void {
+/** How the names of each MTP module that is there begin: layers after the main ones that project two states. */
+function mtpPrefixes({ tensors }: Checkpoint, c: ModelConfig): string[] {
+  return Array.from(
+    { length: c.numNextnPredictLayers },
+    (_, d) => `model.layers.${c.numHiddenLayers + d}.`,
+  ).filter((prefix) => tensors.has(`${prefix}eh_proj.weight`));
+}
+
+/** Every wanted tensor is there as it should be, and no other but those whose names begin with `leftOut`. */
+function checkTensors(
+  checkpoint: Checkpoint,
+  wanted: NamedParam[],
+  leftOut: readonly string[],
+): void {
   const known = new Set<string>();
   const missing: string[] = [];
   for (const { names, copies, shape } of wanted) {
@@ -94,8 +115,7 @@ function checkTensors(checkpoint: Checkpoint, config: ModelConfig, wanted: Named
     throw new CheckpointError(`is missing${more}; config.json asks for it`, { tensor: missing[0] });
   }
   const extra = [...checkpoint.tensors.values()].filter(
-    ({ name }) =>
-      !known.has(name) && !(config.numNextnPredictLayers === 0 && isMtpName(name, config)),
+    ({ name }) => !known.has(name) && !leftOut.some((prefix) => name.startsWith(prefix)),
   );
   if (extra[0] !== undefined) {
     const more = extra.length > 1 ? ` (nor have ${extra.length - 1} more)` : "";

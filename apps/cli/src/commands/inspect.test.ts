@@ -89,7 +89,7 @@ describe("of a folder", () => {
     await rm(join(noConfig, "config.json"));
     expect(await inspect("--model", noConfig)).toMatchObject({
       code: 1,
-      err: expect.stringContaining("has no config.json"),
+      err: expect.stringContaining("config.json: is not there"),
     });
 
     const cut = await copyOf("mtp");
@@ -100,11 +100,15 @@ describe("of a folder", () => {
   });
 
   it.each([
-    ["num_hidden_layers", 1, /tensor model\.layers\.\d+\.\S+ is missing; config\.json asks for it/],
+    [
+      "num_hidden_layers",
+      1,
+      /tensor "model\.layers\.\d+\.\S+": is missing.*config\.json asks for it/,
+    ],
     [
       "vocab_size",
       1,
-      /model\.embed_tokens\.weight of model\.safetensors has shape \[\d+, \d+\], but/,
+      /model\.safetensors: tensor "model\.embed_tokens\.weight": has shape \[\d+, \d+\], but/,
     ],
   ])("refuses tensors that are not those of config.json (%s)", async (field, more, message) => {
     const dir = await copyOf("base");

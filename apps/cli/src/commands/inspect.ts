@@ -1,11 +1,10 @@
-import { type Checkpoint, openCheckpoint } from "@dsv3/checkpoint";
+import { openCheckpoint } from "@dsv3/checkpoint";
 import {
   cacheBytesPerToken,
+  checkedConfig,
   countParameters,
   type ModelConfig,
-  namedParams,
   PRESETS,
-  parseHuggingFaceConfig,
   preset,
 } from "@dsv3/model";
 import { type Command, defineCommand } from "../command.ts";
@@ -67,42 +66,13 @@ function reportPreset(name: string): Report {
 
 async function reportFolder(dir: string): Promise<Report> {
   const checkpoint = await openCheckpoint(dir);
-  if (checkpoint.config === undefined) {
-    throw new Error(`${dir} has no config.json, which says what model its tensors make`);
-  }
-  const config = storedConfig(checkpoint, parseHuggingFaceConfig(checkpoint.config));
-  checkComplete(dir, checkpoint, config);
+  // The counts come from the configuration: they hold only if the tensors are those that it makes.
+  const config = checkedConfig(checkpoint);
   const bytes: Record<string, number> = {};
   for (const info of checkpoint.tensors.values()) {
     bytes[info.dtype] = (bytes[info.dtype] ?? 0) + info.bytes;
   }
   return reportOf(dir, config, bytes);
-}
-
-/** Transformers writes num_nextn_predict_layers even beside weights without MTP modules. */
-function storedConfig({ tensors }: Checkpoint, config: ModelConfig): ModelConfig {
-  const mtpPrefix = `model.layers.${config.numHiddenLayers}.`;
-  const hasMtp = [...tensors.keys()].some((name) => name.startsWith(mtpPrefix));
-  return hasMtp ? config : { ...config, numNextnPredictLayers: 0 };
-}
-
-/** The counts come from the configuration: they hold only if the tensors are those that it makes. */
-function checkComplete(dir: string, { tensors }: Checkpoint, config: ModelConfig): void {
-  for (const { names, shape } of namedParams(config)) {
-    const expected = names.length > 1 ? shape.slice(1) : shape;
-    for (const name of names) {
-      const info = tensors.get(name);
-      if (info === undefined) {
-        throw new Error(`${dir}: tensor ${name} is missing; config.json asks for it`);
-      }
-      if (info.shape.join() !== expected.join()) {
-        throw new Error(
-          `${dir}: tensor ${name} of ${info.file} has shape [${info.shape.join(", ")}], ` +
-            `but config.json makes it [${expected.join(", ")}]`,
-        );
-      }
-    }
-  }
 }
 
 function reportOf(name: string, config: ModelConfig, bytesByDtype: Record<string, number>): Report {
