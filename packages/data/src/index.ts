@@ -12,6 +12,17 @@ export {
   encodeCorpus,
 } from "./corpus.ts";
 export { fillInTheMiddle } from "./fim.ts";
+export { italianNumber } from "./italian-numbers.ts";
 export { MixedRows, type MixturePosition } from "./mixture.ts";
 export { PackedRows, type Position, type TokenRows } from "./packing.ts";
 export { readRecord, type Sample } from "./record.ts";
+export { boxedAnswer, exactReward, formatReward, lengthReward, numberReward } from "./rewards.ts";
+export {
+  solves,
+  TASKS,
+  type TaskItem,
+  type TaskLanguage,
+  type TaskName,
+  taskChat,
+  taskItems,
+} from "./tasks.ts";
