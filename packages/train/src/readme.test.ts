@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test, vi } from "vitest";
 
-test("the README's example does what it says", async () => {
+test("the README's example does what it says", { timeout: 60_000 }, async () => {
   const readme = readFileSync(join(import.meta.dirname, "../README.md"), "utf8");
   const folder = join(import.meta.dirname, ".readme");
   rmSync(folder, { recursive: true, force: true });
