@@ -174,12 +174,15 @@ ${
   };
 }
 
+/** Products of less than this end sooner than the library's two kernels begin. */
+const LONG = 512;
+
 function byColumns(kernel: MatmulKernel, lanes: number, device: DeviceInfo): Lowered | undefined {
   const { m, n, k, a, b } = kernel;
   const { parameters, pointers, args, count } = frame(kernel);
   const across = Math.ceil(n / lanes / 32);
-  // With too few blocks to fill the chip, the library's split of k is faster.
-  if (across * count < device.multiprocessors / 2) return undefined;
+  // With too few blocks to fill the chip, the library's split of a long k is faster.
+  if (across * count < device.multiprocessors / 2 && k >= LONG) return undefined;
   const B: DType | string = storageType(b.dtype);
   return {
     source: `extern "C" __global__ void __launch_bounds__(256) gemv(${parameters}) {
