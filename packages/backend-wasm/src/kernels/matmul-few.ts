@@ -1,8 +1,8 @@
 /**
  * Products of a few rows with a large matrix whose columns are contiguous (weights stored [out, in]):
  * what decoding does. Such a product is as fast as the matrix is read, so nothing is packed: each task
- * reads a run of columns once, one after the other as they lie in memory, which is what prefetching is
- * good at, and takes their dot products with all the rows.
+ * reads a run of columns once, in a few streams of whole pages, which is what prefetching is good at,
+ * and takes their dot products with all the rows.
  */
 import type { MatmulKernel, MatrixView } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
@@ -24,8 +24,10 @@ const VECTOR = 4;
 const UNROLLED = 32;
 /** Partial sums in all, so that one addition need not wait for the one before. */
 const SUMS = 8;
-/** Bytes of weights in a task: many beside the cost of starting one. */
-const TASK_BYTES = 8192;
+/** Bytes of weights in a stream of a task: many beside the cost of starting it. */
+const STREAM_BYTES = 8192;
+/** Columns read side by side, by the number of rows: as many sums as there are registers for. */
+const STREAMS = [4, 4, 2, 2];
 
 /** Whether {@link fewRows} takes a kernel, as it is or transposed; undefined: it does not. */
 export function asFewRows(kernel: MatmulKernel): MatmulKernel | undefined {
@@ -78,21 +80,21 @@ interface Reading {
   readonly chunk: number;
   /** Elements that the loop takes at once: whole chunks. */
   readonly step: number;
-  /** Partial sums of each row, and how many numbers each is made of. */
+  /** Partial sums of each dot product, and how many numbers each is made of. */
   readonly sums: number;
   readonly parts: number;
   /** Elements between two totals of the partial sums. */
   readonly span: number;
 }
 
-function reading({ m, k, b }: MatmulKernel, quick?: QuickReader): Reading {
+function reading({ k, b }: MatmulKernel, products: number, quick?: QuickReader): Reading {
   const chunk = quick?.chunk ?? VECTOR;
   const along = Math.min(b.scale?.block[0] ?? k, quick?.span ?? k);
   let step = UNROLLED;
   while (step > chunk && (k % step || along % step)) step /= 2;
   const parts = quick?.parts ?? 1;
   // Sums of integers are done in one cycle.
-  const sums = parts > 1 ? 1 : Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / m)));
+  const sums = parts > 1 ? 1 : Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / products)));
   return { ...(quick && { quick }), chunk, step, sums, parts, span: along };
 }
 
@@ -101,9 +103,12 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const matrices = batch.reduce((x, y) => x * y, 1);
   if (m === 0 || n === 0 || matrices === 0) return { phases: [] };
   const quick = quickReader(kernel);
-  const exact = reading(kernel);
+  const streams = Math.min(n, STREAMS[m - 1] as number);
+  const exact = reading(kernel, m * streams);
   const size = dtypeBytes(b.dtype);
-  const columns = Math.max(1, Math.min(Math.ceil(n / 8), Math.ceil(TASK_BYTES / (k * size || 1))));
+  // Columns of a stream, and of a task.
+  const run = Math.min(Math.ceil(n / (8 * streams)), Math.ceil(STREAM_BYTES / (k * size || 1)));
+  const columns = run * streams;
   const groups = Math.ceil(n / columns);
   const madd = multiplyAdd(target);
   const quickSteps = quick ? k - (k % quick.chunk) : 0;
@@ -123,19 +128,26 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const emit = (f: Func, args: PhaseArguments) => {
     const locals = (count: number) => Array.from({ length: count }, () => f.local("v128"));
     const task = f.local("i32");
-    const totals = locals(m);
-    const partial = totals.map(() => Array.from({ length: SUMS }, () => locals(quick?.parts ?? 1)));
+    /** What a dot product of one row with one stream's column is made of. */
+    const products = Array.from({ length: m * streams }, (_, p) => ({
+      row: Math.floor(p / streams),
+      stream: p % streams,
+      total: f.local("v128"),
+      partial: Array.from({ length: SUMS }, () => locals(quick?.parts ?? 1)),
+    }));
     const largest = f.local("v128");
     const x = f.local("i32");
     const end = f.local("i32");
     const start = f.local("i32");
-    const column = f.local("i32");
-    const weights = f.local("i32");
+    const step = f.local("i32");
+    const place = Array.from({ length: streams }, () => ({
+      column: f.local("i32"),
+      weights: f.local("i32"),
+      scales: f.local("i32"),
+    }));
     f.for(task, args.begin, args.end, 1, () => {
       const matrix = f.keep(i32.divU(task, groups));
       const first = f.keep(i32.mul(i32.remU(task, groups), columns));
-      const last = f.keep(i32.add(first, columns));
-      if (n % columns) f.if(i32.gtS(last, n), () => f.set(last, n));
       const base = matrixAddress(f, args, b, batch, matrix);
       const rows = matrixAddress(f, args, a, batch, matrix);
       const to = matrixAddress(f, args, out, batch, matrix);
@@ -143,25 +155,27 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       const quickRows =
         quick && f.keep(i32.add(args.sharedScratch(), i32.mul(matrix, m * prepared)));
       const scales = scalesAddress(f, args, b, batch, matrix);
-      const scaleColumn = f.local("i32");
-      /** Scale at a step of k, for four lanes. */
-      const scaleAt = (at: Value<"i32">): V | undefined => {
+      /** Scale of a stream's column at a step of k, for four lanes. */
+      const scaleAt = (stream: number, at: Value<"i32">): V | undefined => {
         if (!b.scale || !scales) return undefined;
         const { block, row } = b.scale;
-        return v128.load32Splat(i32.add(scaleColumn, i32.mul(i32.divU(at, block[0]), 4 * row)));
+        const from = (place[stream] as (typeof place)[number]).scales;
+        return v128.load32Splat(i32.add(from, i32.mul(i32.divU(at, block[0]), 4 * row)));
       };
 
-      /** The dot products of one column. */
+      /** The dot products of all rows with a column of each stream. */
       const sumUp = (reader: Reading) => {
         const whole = k - (k % reader.step);
         const span = Math.min(whole, reader.span);
-        f.set(weights, i32.add(base, i32.mul(column, b.col * size)));
+        for (const { column, weights } of place) {
+          f.set(weights, i32.add(base, i32.mul(column, b.col * size)));
+        }
         f.set(x, reader.quick && quickRows ? i32.add(quickRows, ROW.numbers) : rows);
-        for (const total of totals) f.set(total, f32x4.const(0));
+        for (const { total } of products) f.set(total, f32x4.const(0));
         if (whole > 0) {
           f.for(start, 0, i32.const(whole), span, () => {
-            const own = partial.map((row) =>
-              row.slice(0, reader.sums).map((parts) => parts.slice(0, reader.parts)),
+            const own = products.map(({ partial }) =>
+              partial.slice(0, reader.sums).map((parts) => parts.slice(0, reader.parts)),
             );
             for (const part of own.flat(2)) f.set(part, f32x4.const(0));
             if (whole % span) {
@@ -172,21 +186,24 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
             f.while(i32.ne(x, end), () => {
               for (let at = 0; at < reader.step; at += reader.chunk) addChunk(reader, own, at);
               f.inc(x, 4 * reader.step);
-              f.inc(weights, reader.step * size);
+              for (const { weights } of place) f.inc(weights, reader.step * size);
             });
-            const loaded = scaleAt(start);
-            const scale = loaded && f.keep(loaded);
-            for (const [i, total] of totals.entries()) {
-              const sum = (own[i] as Local<"v128">[][])
+            const scale = place.map((_, stream) => {
+              const loaded = scaleAt(stream, start);
+              return loaded && f.keep(loaded);
+            });
+            for (const [p, { total, stream }] of products.entries()) {
+              const sum = (own[p] as Local<"v128">[][])
                 .map((parts): V => (reader.quick ? reader.quick.total(parts) : (parts[0] as V)))
-                .reduce((p, q) => f32x4.add(p, q));
-              f.set(total, scale ? madd(sum, scale, total) : f32x4.add(total, sum));
+                .reduce((y, z) => f32x4.add(y, z));
+              const by = scale[stream];
+              f.set(total, by ? madd(sum, by, total) : f32x4.add(total, sum));
             }
           });
         }
         if (reader.quick && quickRows) {
-          for (const [i, total] of totals.entries()) {
-            const factor = v128.load32Splat(quickRows, i * prepared + ROW.factor);
+          for (const { total, row } of products) {
+            const factor = v128.load32Splat(quickRows, row * prepared + ROW.factor);
             f.set(total, f32x4.mul(total, factor));
           }
           f.set(x, i32.add(rows, i32.const(4 * whole)));
@@ -196,22 +213,29 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
 
       /** Adds the products of the chunk at `at`, an element of the loop's step. */
       const addChunk = (reader: Reading, own: readonly Local<"v128">[][][], at: number) => {
-        const stream = reader.quick?.weights(f, weights, at * size, largest);
+        const codes = place.map(({ weights }) =>
+          reader.quick?.weights(f, weights, at * size, largest),
+        );
         for (let v = at / VECTOR; v < (at + reader.chunk) / VECTOR; v += reader.parts) {
-          const weight = f.keep(
-            stream ? (stream.next().value as V) : load4(f, b.dtype, weights, v * VECTOR * size),
+          const numbers = Array.from({ length: m }, (_, row) =>
+            Array.from({ length: reader.parts }, (_, p) => {
+              const vector = reader.quick
+                ? v128.load(x, row * prepared + 16 * (v + p))
+                : v128.load(x, 4 * row * a.row + 16 * v);
+              return streams > 1 ? f.keep(vector) : vector;
+            }),
           );
-          for (const [i, row] of own.entries()) {
-            const parts = row[(v / reader.parts) % reader.sums] as Local<"v128">[];
-            const numbers = parts.map((_, p) =>
-              reader.quick
-                ? v128.load(x, i * prepared + 16 * (v + p))
-                : v128.load(x, 4 * i * a.row + 16 * v),
+          for (const [stream, { weights }] of place.entries()) {
+            const code = codes[stream];
+            const weight = f.keep(
+              code ? (code.next().value as V) : load4(f, b.dtype, weights, v * VECTOR * size),
             );
-            if (reader.quick?.add) reader.quick.add(f, weight, numbers, parts);
-            else {
-              const sum = parts[0] as Local<"v128">;
-              f.set(sum, madd(numbers[0] as V, weight, sum));
+            for (const [row, vectors] of numbers.entries()) {
+              const sums = own[row * streams + stream] as Local<"v128">[][];
+              const parts = sums[(v / reader.parts) % reader.sums] as Local<"v128">[];
+              const [sum] = parts as [Local<"v128">];
+              if (reader.quick?.add) reader.quick.add(f, weight, vectors, parts);
+              else f.set(sum, madd(vectors[0] as V, weight, sum));
             }
           }
         }
@@ -220,58 +244,70 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       /** The last `count` steps, which do not fill a step of the loop, one by one. */
       const addRest = (count: number) => {
         f.set(end, i32.add(x, i32.const(4 * count)));
-        const loaded = scaleAt(i32.const(k - 1));
-        const scale = loaded && f.keep(loaded);
+        const scale = place.map((_, stream) => {
+          const loaded = scaleAt(stream, i32.const(k - 1));
+          return loaded && f.keep(loaded);
+        });
+        const lane0 = i32x4.const(-1, 0, 0, 0);
         f.while(i32.ne(x, end), () => {
-          const code = i32x4.splat(loadCode(b.dtype, weights));
-          const number = asF32(b.dtype, decode(f, b.dtype, code));
-          const lane0 = i32x4.const(-1, 0, 0, 0);
-          const weight = f.keep(v128.and(scale ? f32x4.mul(number, scale) : number, lane0));
-          for (const [i, total] of totals.entries()) {
-            f.set(total, madd(v128.load32Zero(x, 4 * i * a.row), weight, total));
+          for (const [stream, { weights }] of place.entries()) {
+            const code = i32x4.splat(loadCode(b.dtype, weights));
+            const number = asF32(b.dtype, decode(f, b.dtype, code));
+            const by = scale[stream];
+            const weight = f.keep(v128.and(by ? f32x4.mul(number, by) : number, lane0));
+            for (const { total, row } of products.filter((p) => p.stream === stream)) {
+              f.set(total, madd(v128.load32Zero(x, 4 * row * a.row), weight, total));
+            }
+            f.inc(weights, size);
           }
-          f.inc(weights, size);
           f.inc(x, 4);
         });
       };
 
-      const at = (from: Local<"i32">, view: MatrixView, i: number) => {
-        const element = i32.add(i32.mul(column, view.col), i32.const(i * view.row));
-        return i32.add(from, i32.mul(element, dtypeBytes(view.dtype)));
-      };
-      /** Adds up lanes and writes. */
-      const store = () => {
-        for (const [i, total] of totals.entries()) {
+      /** Adds up lanes and writes a column's results. */
+      const store = (stream: number, column: Value<"i32">) => {
+        const at = (from: Local<"i32">, view: MatrixView, row: number) => {
+          const element = i32.add(i32.mul(column, view.col), i32.const(row * view.row));
+          return i32.add(from, i32.mul(element, dtypeBytes(view.dtype)));
+        };
+        for (const { total, row } of products.filter((p) => p.stream === stream)) {
           const half = f.keep(f32x4.add(total, pick(total, total, 2, 3, 0, 1)));
           let sum: V = f32x4.add(half, pick(half, half, 1, 0, 3, 2));
           if (add && added) {
-            const code = i32x4.splat(loadCode(add.dtype, at(added, add, i)));
+            const code = i32x4.splat(loadCode(add.dtype, at(added, add, row)));
             sum = f32x4.add(sum, asF32(add.dtype, decode(f, add.dtype, code)));
           }
-          f.do(storeCode(out.dtype, at(to, out, i), encode(f, out.dtype, sum), 0));
+          f.do(storeCode(out.dtype, at(to, out, row), encode(f, out.dtype, sum), 0));
         }
       };
 
-      f.set(column, first);
-      f.while(i32.ltS(column, last), () => {
-        if (b.scale && scales) {
-          const place = i32.mul(i32.divU(column, b.scale.block[1]), 4 * b.scale.col);
-          f.set(scaleColumn, i32.add(scales, place));
+      f.for(step, 0, i32.const(run), 1, () => {
+        for (const [stream, { column, scales: from }] of place.entries()) {
+          f.set(column, i32.add(i32.add(first, step), i32.const(stream * run)));
+          // Past the last column: the last one once more, which is not stored.
+          if (n % columns) f.if(i32.geS(column, n), () => f.set(column, n - 1));
+          if (!b.scale || !scales) continue;
+          const own = i32.mul(i32.divU(column, b.scale.block[1]), 4 * b.scale.col);
+          f.set(from, i32.add(scales, own));
         }
         if (quick && quickRows) {
           f.set(largest, f32x4.const(0));
-          sumUp(reading(kernel, quick));
+          sumUp(reading(kernel, m * streams, quick));
           let unusable: Value<"i32"> | undefined;
           if (quick.unusable) unusable = v128.anyTrue(quick.unusable(largest));
           else if (quick.parts > 1) {
-            unusable = totals
-              .map((_, i) => i32.load(quickRows, i * prepared + ROW.unusable))
-              .reduce((p: Value<"i32">, q) => i32.or(p, q));
+            unusable = Array.from({ length: m }, (_, row) =>
+              i32.load(quickRows, row * prepared + ROW.unusable),
+            ).reduce((p: Value<"i32">, q) => i32.or(p, q));
           }
           if (unusable) f.if(unusable, () => sumUp(exact));
         } else sumUp(exact);
-        store();
-        f.inc(column, 1);
+        for (const [stream, { column }] of place.entries()) {
+          const own = i32.add(i32.add(first, step), i32.const(stream * run));
+          const write = () => store(stream, column);
+          if (n % columns) f.if(i32.ltS(own, n), write);
+          else write();
+        }
       });
     });
   };
