@@ -14,9 +14,10 @@ const LAYERS = {
   mla: ["tensor"],
   moe: ["tensor"],
   model: ["tensor", "mla", "moe", "checkpoint"],
-  train: ["tensor", "tokenizer", "checkpoint", "data", "mla", "moe", "model"],
-  eval: ["tensor", "tokenizer", "checkpoint", "data", "mla", "moe", "model"],
   serve: ["tensor", "tokenizer", "checkpoint", "data", "mla", "moe", "model"],
+  // Rollouts of reinforcement learning and the answers that are scored come from the serving engine.
+  train: ["tensor", "tokenizer", "checkpoint", "data", "mla", "moe", "model", "serve"],
+  eval: ["tensor", "tokenizer", "checkpoint", "data", "mla", "moe", "model", "serve"],
   planner: ["model"],
 };
 
