@@ -4,7 +4,7 @@
  *
  *   B batch, T tokens, N = B T, D hidden, F expert width, E experts, K picked per token
  */
-import { add, groupedMatmul, linear, reshape, swiglu, type Tensor } from "@dsv3/tensor";
+import { add, groupedLinear, linear, reshape, swiglu, type Tensor } from "@dsv3/tensor";
 import type { MlpParams, MoeConfig, MoeParams } from "./config.ts";
 import { combine, dispatch, expertLoad, planDispatch } from "./dispatch.ts";
 import { type Routing, route } from "./route.ts";
@@ -28,7 +28,7 @@ export function moe(p: MoeParams, x: Tensor, c: MoeConfig): MoeResult {
   const plan = planDispatch(routing.experts, c.nRoutedExperts);
 
   const rows = dispatch(tokens, plan); // [N K, D]
-  const each = (x: Tensor, w: Tensor) => groupedMatmul(x, w, plan.offsets, { transposeB: true });
+  const each = (x: Tensor, w: Tensor) => groupedLinear(x, w, plan.offsets);
   const hidden = swiglu(each(rows, p.experts.gateProj), each(rows, p.experts.upProj)); // [N K, F]
   const routed = combine(each(hidden, p.experts.downProj), routing.weights, plan); // [N, D]
 

@@ -16,6 +16,7 @@ export {
   toF32,
   typedView,
 } from "./dtype.ts";
+export { type Fp8Matrix, inFp8, quantizeFp8 } from "./fp8.ts";
 export { customGradient, grad, remat, valueAndGrad } from "./grad.ts";
 export type * from "./loop.ts";
 export { computeType } from "./loop.ts";

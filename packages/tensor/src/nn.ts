@@ -1,19 +1,38 @@
 /** The few neural operations that every layer shares. */
 import { isFloat } from "./dtype.ts";
+import { fp8GroupedLinear, fp8Linear, isInFp8 } from "./fp8.ts";
 import { full } from "./ops/create.ts";
 import { takeAlong } from "./ops/indexed.ts";
-import { matmul } from "./ops/matrix.ts";
+import { groupedMatmul, matmul } from "./ops/matrix.ts";
 import { add, cast, cos, lt, mul, rsqrt, silu, sin, square, sub, where } from "./ops/pointwise.ts";
 import { logSumExp, mean } from "./ops/reduce.ts";
 import { expandDims, flip, reshape, stack } from "./ops/shape.ts";
 import { describe } from "./spec.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** x [..., K] · wᵀ with w [M, K] (stored as on disk: output by input), plus bias [M]. */
+/**
+ * x [..., K] · wᵀ with w [M, K] (stored as on disk: output by input), plus bias [M]. In FP8 if w is
+ * marked by `inFp8`.
+ */
 export function linear(x: Tensor, w: Tensor, bias?: Tensor): Tensor {
+  if (isInFp8(w)) {
+    const [M, K] = w.shape as [number, number];
+    const rows = fp8Linear(reshape(x, [-1, K]), w);
+    const y = reshape(rows, [...x.shape.slice(0, -1), M]);
+    return bias ? add(y, bias) : y;
+  }
   const y = matmul(x.rank === 1 ? expandDims(x, 0) : x, w, { transposeB: true, dtype: x.dtype });
   const out = x.rank === 1 ? reshape(y, [w.shape[0] as number]) : y;
   return bias ? add(out, bias) : out;
+}
+
+/**
+ * {@link linear} with a matrix of w [G, M, K] for each run of rows of x [N, K], which starts at
+ * offsets i32 [G + 1]: [N, M] in x's dtype; rows in no run give 0.
+ */
+export function groupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
+  if (isInFp8(w)) return fp8GroupedLinear(x, w, offsets);
+  return groupedMatmul(x, w, offsets, { transposeB: true, dtype: x.dtype });
 }
 
 /** x / √(mean(x²) + eps) · weight over the last axis, in f32, returned in the dtype of x. */

@@ -131,6 +131,11 @@ const LOWER: Record<string, Lower> = {
     const out = at(node.outputs, 0);
     const [rows, k] = x.shape as [number, number];
     const [groups, , n] = w.shape as [number, number, number];
+    const { aBlock, bBlock } = node.attrs as {
+      aBlock?: [number, number];
+      bBlock?: [number, number];
+    };
+    const scales = node.inputs.slice(3);
     const kernel: Kernel = {
       kind: "groupedMatmul",
       form: "rows",
@@ -139,8 +144,8 @@ const LOWER: Record<string, Lower> = {
       k,
       n,
       offsets: s.of(operandOf(node, 2)),
-      a: s.matrix(x),
-      b: s.matrix(w, node.inputs[3], (node.attrs as { bBlock?: [number, number] }).bBlock),
+      a: s.matrix(x, aBlock && scales.shift(), aBlock),
+      b: s.matrix(w, bBlock && scales.shift(), bBlock),
       out: {
         slot: s.output(out),
         dtype: out.dtype,

@@ -174,13 +174,19 @@ define("groupedRows", {
     ];
   },
   grad(node, [g]) {
-    if (!g) return [null, null, null];
-    const [x, w, offsets, scale] = node.inputs as [Tensor, Tensor, Tensor, Tensor?];
-    const { bBlock } = node.attrs as { bBlock?: [number, number] };
+    if (!g) return node.inputs.map(() => null);
+    const [x, w, offsets] = node.inputs as [Tensor, Tensor, Tensor];
+    const { aBlock, bBlock } = node.attrs as {
+      aBlock?: [number, number];
+      bBlock?: [number, number];
+    };
+    // No gradient reaches quantised constants, but it passes through them.
+    if (aBlock) throw new Error("a grouped product with quantised rows has no derivative");
+    const scale = node.inputs[3];
     const bScale = scale && bBlock && { scale, block: bBlock };
     const options = { transposeB: true, dtype: x.dtype, ...(bScale && { bScale }) };
     const dx = groupedMatmul(g, w, offsets, options);
-    if (bScale) return [dx, null, null, null]; // quantised constants
+    if (bScale) return [dx, null, null, null];
     return [
       dx,
       // Transposed weights get their gradient in the layout that they are stored in.
@@ -214,13 +220,14 @@ define("groupedOuter", {
 });
 
 /** out[g] = a[run g]ᵀ · b[run g]: the gradient of a grouped product's weights. */
-function groupedOuter(a: Tensor, b: Tensor, offsets: Tensor, dtype: DType): Tensor {
+export function groupedOuter(a: Tensor, b: Tensor, offsets: Tensor, dtype: DType): Tensor {
   return apply1("groupedOuter", [a, b, offsets], { dtype });
 }
 
 export interface GroupedMatmulOptions {
   readonly transposeB?: boolean;
   readonly dtype?: DType;
+  readonly aScale?: BlockScale;
   /** Scales of w as given, before transposition. */
   readonly bScale?: BlockScale;
 }
@@ -254,11 +261,18 @@ export function groupedMatmul(
       `groupedMatmul: offsets should be i32[${(y.shape[0] as number) + 1}], got ${describe(offsets)}`,
     );
   }
-  const scaled = options.bScale !== undefined;
+  const scaled = options.aScale !== undefined || options.bScale !== undefined;
   const dtype =
     options.dtype ?? (scaled || x.dtype === "f32" || w.dtype === "f32" ? "f32" : x.dtype);
   const [groups, k, m] = y.shape as [number, number, number];
-  const scales = orient(options.bScale, options.transposeB, [groups], [k, m], "bScale");
-  const bBlock = turned(options.bScale, options.transposeB);
-  return apply1("groupedRows", [x, y, offsets, ...scales], { dtype, bBlock });
+  const rows = x.shape[0] as number;
+  const scales = [
+    ...orient(options.aScale, false, [], [rows, k], "aScale"),
+    ...orient(options.bScale, options.transposeB, [groups], [k, m], "bScale"),
+  ];
+  return apply1("groupedRows", [x, y, offsets, ...scales], {
+    dtype,
+    aBlock: turned(options.aScale),
+    bBlock: turned(options.bScale, options.transposeB),
+  });
 }

@@ -8,6 +8,7 @@
 import type { Backend } from "../backend.ts";
 import { compile } from "../compile.ts";
 import { DTYPES, type DType, dtypeBytes, isFloat } from "../dtype.ts";
+import { inFp8, quantizeFp8 } from "../fp8.ts";
 import { customGradient, grad, remat, valueAndGrad } from "../grad.ts";
 import * as nn from "../nn.ts";
 import { attention } from "../ops/attention.ts";
@@ -55,6 +56,17 @@ const ints = (shape: readonly number[], below: number, dtype: DType = "i32"): Ar
   dtype,
   range: [0, below],
 });
+
+/** A product in FP8 and its gradients: no smooth function, so these are compared as values. */
+function fp8Gradients(
+  fn: (x: Tensor, w: Tensor) => Tensor,
+  x: Tensor,
+  w: Tensor,
+  dy: Tensor,
+): Tensor[] {
+  const loss = (x: Tensor, w: Tensor) => r.sum(p.mul(fn(x, w), dy));
+  return [fn(x, w), ...valueAndGrad(loss, { argnums: [0, 1] })(x, w)[1]];
+}
 
 function pointwiseCases(): Case[] {
   const unary: [string, (x: Tensor) => Tensor, Arg][] = [
@@ -491,6 +503,40 @@ function matrixCases(): Case[] {
       name: "a dequantized matrix by itself",
       args: [{ shape: [2, 5, 10], dtype: "i8", range: [-100, 100] }, positive(2, 3, 3)],
       fn: (w, sc) => dequantize(w, { scale: sc, block: [2, 4] }),
+    },
+    {
+      name: "quantizeFp8 in blocks of rows, columns and tiles",
+      args: [f(3, 130, 140)],
+      fn: (x) =>
+        (
+          [
+            [1, 128],
+            [128, 1],
+            [128, 128],
+          ] as const
+        ).flatMap((block) => {
+          const { values, scale } = quantizeFp8(x, block);
+          return [values, scale];
+        }),
+    },
+    {
+      name: "linear in FP8, with both gradients",
+      args: [f(128, 128), f(128, 128), f(128, 128)],
+      fn: (x, w, dy) => fp8Gradients((x, w) => nn.linear(x, inFp8(w)), x, w, dy),
+      tolerance: 1e-5,
+    },
+    {
+      name: "linear in FP8 of ragged sizes",
+      args: [f(5, 40), f(24, 40), f(5, 24)],
+      fn: (x, w, dy) => fp8Gradients((x, w) => nn.linear(x, inFp8(w)), x, w, dy),
+      tolerance: 1e-5,
+    },
+    {
+      name: "groupedLinear in FP8, with both gradients",
+      args: [f(12, 128), f(4, 128, 128), f(12, 128), offsets],
+      fn: (x, w, dy, o) =>
+        fp8Gradients((x, w) => nn.groupedLinear(x, inFp8(w), o as Tensor), x, w, dy),
+      tolerance: 1e-5,
     },
     {
       name: "groupedMatmul with rows in no group",

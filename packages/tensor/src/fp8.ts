@@ -1,0 +1,136 @@
+/**
+ * Matrix products in FP8 as DeepSeek-V3 is trained with (technical report, arXiv 2412.19437, section
+ * 3.3): every product of a layer, forward and in both gradients, multiplies E4M3 by E4M3. Activations
+ * and their gradients have a scale for every 128 numbers along the contraction, weights one for every
+ * 128 × 128. Sums, results and everything that is not such a product keep their wider formats.
+ */
+import { customGradient } from "./grad.ts";
+import { type BlockScale, dequantize, groupedMatmul, groupedOuter, matmul } from "./ops/matrix.ts";
+import { abs, add, and, bitcast, cast, div, eq, where } from "./ops/pointwise.ts";
+import { max } from "./ops/reduce.ts";
+import { apply1 } from "./ops/registry.ts";
+import { pad, reshape, slice, stopGradient, transpose } from "./ops/shape.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** A matrix in E4M3 and the scales of its blocks. */
+export interface Fp8Matrix extends BlockScale {
+  readonly values: Tensor; // f8e4m3 [..., R, C]
+}
+
+const LARGEST = 448; // of E4M3
+const ROWS: Block = [1, 128];
+const COLUMNS: Block = [128, 1];
+const TILES: Block = [128, 128];
+type Block = readonly [number, number];
+
+/**
+ * x [..., R, C] in E4M3, each block scaled so that its largest number fits. Scales are powers of two,
+ * so that what is quantised along rows can be quantised along columns later without another rounding
+ * of the scale (section 3.3.3).
+ */
+export function quantizeFp8(x: Tensor, block: Block): Fp8Matrix {
+  const lead = x.shape.slice(0, -2);
+  const [R, C] = x.shape.slice(-2) as [number, number];
+  const [rows, columns] = [Math.ceil(R / block[0]), Math.ceil(C / block[1])];
+  const [height, width] = [rows * block[0], columns * block[1]];
+  const widths = [...lead.map(() => [0, 0] as const), [0, height - R], [0, width - C]] as const;
+  const whole = height === R && width === C ? x : pad(x, widths);
+  const blocks = reshape(cast(whole, "f32"), [...lead, rows, block[0], columns, block[1]]);
+  const largest = max(abs(blocks), [-3, -1], { keepDims: true });
+  const scale = powerOfTwoAbove(div(largest, LARGEST));
+  const quantized = cast(div(blocks, where(eq(scale, 0), 1, scale)), "f8e4m3");
+  const values = reshape(quantized, whole.shape);
+  return {
+    values:
+      whole === x
+        ? values
+        : slice(
+            values,
+            x.shape.map(() => 0),
+            x.shape,
+          ),
+    scale: reshape(scale, [...lead, rows, columns]),
+    block,
+  };
+}
+
+/** The least power of two that is not below x ≥ 0; 0 for 0. */
+function powerOfTwoAbove(x: Tensor): Tensor {
+  const bits = add(bitcast(x, "u32"), 0x7fffff);
+  return bitcast(and(bits, 0x7f800000), "f32");
+}
+
+const multiplied = new WeakSet<Tensor>();
+
+/**
+ * w as it is, but `linear` and `groupedLinear` multiply by it in FP8, in both gradients too. For use
+ * inside `compile`.
+ */
+export function inFp8(w: Tensor): Tensor {
+  const marked = apply1("identity", [w], { mark: "fp8" });
+  multiplied.add(marked);
+  return marked;
+}
+
+/** Whether products with w are to be in FP8. */
+export function isInFp8(w: Tensor): boolean {
+  return multiplied.has(w);
+}
+
+/** x [N, K] · wᵀ with w [M, K], as `linear`: [N, M] in x's dtype. */
+export function fp8Linear(x: Tensor, w: Tensor): Tensor {
+  const rows = quantizeFp8(stopGradient(x), ROWS);
+  const product = customGradient(
+    (_x: Tensor, w: Tensor) => ({
+      output: multiply(rows, quantizeFp8(stopGradient(w), TILES), x),
+      save: w,
+    }),
+    (w: Tensor, dy: Tensor) => {
+      const dx = multiply(quantizeFp8(dy, ROWS), quantizeFp8(transpose(w), TILES), x);
+      const dw = multiply(
+        quantizeFp8(transpose(dy), ROWS),
+        quantizeFp8(transpose(dequantized(rows, x)), ROWS),
+        x,
+      );
+      return [dx, cast(dw, w.dtype)];
+    },
+  );
+  return product(x, w);
+}
+
+/** {@link fp8Linear} with a matrix of w [G, M, K] per run of rows, as `groupedMatmul`. */
+export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
+  const rows = quantizeFp8(stopGradient(x), ROWS);
+  const multiply = (a: Fp8Matrix, b: Fp8Matrix) =>
+    groupedMatmul(a.values, b.values, offsets, {
+      transposeB: true,
+      dtype: x.dtype,
+      aScale: a,
+      bScale: b,
+    });
+  const product = customGradient(
+    (_x: Tensor, w: Tensor) => ({
+      output: multiply(rows, quantizeFp8(stopGradient(w), TILES)),
+      save: w,
+    }),
+    (w: Tensor, dy: Tensor) => {
+      const dx = multiply(quantizeFp8(dy, ROWS), quantizeFp8(transpose(w), TILES));
+      // Runs end anywhere in a block of 128 rows, so the numbers are E4M3, but multiplied in x's dtype.
+      const columns = (t: Tensor) => dequantized(quantizeFp8(t, COLUMNS), x);
+      const dw = groupedOuter(columns(dy), columns(dequantized(rows, x)), offsets, x.dtype);
+      return [dx, cast(dw, w.dtype)];
+    },
+  );
+  return product(x, w);
+}
+
+/** a · bᵀ, both quantised along the contraction. */
+function multiply(a: Fp8Matrix, b: Fp8Matrix, like: Tensor): Tensor {
+  const options = { transposeB: true, dtype: like.dtype, aScale: a, bScale: b };
+  return matmul(a.values, b.values, options);
+}
+
+/** E4M3 times a power of two is exact in bf16, too. */
+function dequantized(x: Fp8Matrix, like: Tensor): Tensor {
+  return cast(dequantize(x.values, x), like.dtype);
+}
