@@ -24,6 +24,7 @@ export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face.ts";
 export { type Batch, type LossOptions, type LossParts, lossFn } from "./loss.ts";
 export {
   type ComputeDtype,
+  type Dropout,
   type ForwardOptions,
   type ForwardResult,
   forward,

@@ -5,13 +5,16 @@
  *   B batch, T tokens, D hidden, V vocabulary, k depth of multi-token prediction
  */
 import { type MlaParams, mla, type RopeTables, ropeTables } from "@dsv3/mla";
-import { type MoeResult, mlp, moe } from "@dsv3/moe";
+import { type MlpParams, type MoeResult, mlp, moe } from "@dsv3/moe";
 import {
   add,
   cast,
   concat,
+  foldIn,
+  ge,
   linear,
   matmul,
+  mul,
   remat,
   reshape,
   rmsNorm,
@@ -19,6 +22,7 @@ import {
   type Tensor,
   take,
   treeMap,
+  uniform,
 } from "@dsv3/tensor";
 import type { ModelConfig } from "./config.ts";
 import type { LayerParams, ModelParams, MtpParams } from "./params.ts";
@@ -42,7 +46,12 @@ export interface ForwardOptions {
   readonly mtpHidden?: "preNorm" | "postNorm";
   /** Computes each layer again in the backward pass instead of keeping its activations. */
   readonly remat?: boolean;
+  /** For training: leaves out values of embeddings and of what attention and MLPs add. */
+  readonly dropout?: Dropout;
 }
+
+/** Each value is 0 with probability `rate`, in [0, 1), and otherwise scaled by 1 / (1 − rate). */
+export type Dropout = { readonly rate: number; readonly key: Tensor };
 
 export type ForwardResult = {
   /** f32 [B, T, V]: position t predicts token t + 1. */
@@ -67,17 +76,20 @@ export function forward(
   c: ModelConfig,
   options: ForwardOptions = {},
 ): ForwardResult {
-  const { computeDtype, segments, mtpHidden = "preNorm" } = options;
+  const { computeDtype, segments, dropout, mtpHidden = "preNorm" } = options;
   const rope = ropeTables(c, ids.shape[1]!); // [T, R/2]
   const routings: LayerRouting[] = [];
   const run = options.remat ? remat(causalLayer) : causalLayer;
   const layer = (p: LayerParams, x: Tensor, rope: RopeTables, segments?: Tensor) => {
-    const { output, routing } = run(p, x, rope, segments, c);
+    const { output, routing } = run(p, x, rope, segments, c, dropoutOf(++layers));
     if (routing) routings.push(routing);
     return output;
   };
+  let layers = 0;
+  const dropoutOf = (index: number) => dropout && { ...dropout, key: foldIn(dropout.key, index) };
 
-  const embedding = embed(params, ids, computeDtype); // [B, T, D]
+  const whole = embed(params, ids, computeDtype); // [B, T, D]
+  const embedding = dropped(whole, dropoutOf(0), 0);
   const hiddenStates = [embedding];
   let h = embedding;
   for (const p of params.layers) {
@@ -111,9 +123,10 @@ function causalLayer(
   rope: RopeTables,
   segments: Tensor | undefined,
   c: ModelConfig,
+  dropout?: Dropout,
 ): { output: Tensor; routing: LayerRouting | null } {
   const attend: Attend = (p, x) => mla(p, x, rope, c, { segments });
-  const { output, routed } = decoderLayer(p, x, attend, c);
+  const { output, routed } = decoderLayer(p, x, attend, c, dropout);
   if (routed === null) return { output, routing: null };
   const scores = reshape(routed.routing.scores, [...x.shape.slice(0, 2), c.nRoutedExperts]);
   return { output, routing: { scores, load: routed.load } };
@@ -130,13 +143,23 @@ export function decoderLayer(
   x: Tensor,
   attend: Attend,
   c: ModelConfig,
+  dropout?: Dropout,
 ): { output: Tensor; routed: MoeResult | null } {
   const p = inDtype(params, x);
-  const u = add(x, attend(p.selfAttn, rmsNorm(x, p.inputLayernorm, c.rmsNormEps)));
+  const attended = attend(p.selfAttn, rmsNorm(x, p.inputLayernorm, c.rmsNormEps));
+  const u = add(x, dropped(attended, dropout, 0));
   const z = rmsNorm(u, p.postAttentionLayernorm, c.rmsNormEps);
-  if (!("experts" in p.mlp)) return { output: add(u, mlp(p.mlp, z)), routed: null };
-  const routed = moe(p.mlp, z, c);
-  return { output: add(u, routed.output), routed };
+  const routed = "experts" in p.mlp ? moe(p.mlp, z, c) : null;
+  const added = routed ? routed.output : mlp(p.mlp as MlpParams, z);
+  return { output: add(u, dropped(added, dropout, 1)), routed };
+}
+
+/** x with some values left out; `place` tells draws under one key apart. */
+function dropped(x: Tensor, dropout: Dropout | undefined, place: number): Tensor {
+  if (dropout === undefined || dropout.rate === 0) return x;
+  const { rate, key } = dropout;
+  const kept = ge(uniform(foldIn(key, place), x.shape), rate);
+  return mul(x, cast(mul(cast(kept, "f32"), 1 / (1 - rate)), x.dtype));
 }
 
 /**
