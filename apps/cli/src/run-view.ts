@@ -1,24 +1,32 @@
-import { type RunEvents, type RunMetrics, train } from "@dsv3/train";
+import { type RunEvents, type RunMetrics, totalSteps, train } from "@dsv3/train";
 import type { Io } from "./io.ts";
 import { Progress } from "./ui/progress.ts";
+
+interface Measured {
+  readonly tokensPerSecond: number;
+  /** The last one. */
+  readonly evaluation?: Readonly<Record<string, number>>;
+}
 
 /** `train` of @dsv3/train with a progress bar on stderr, stopped by Ctrl-C. */
 export async function trainWithProgress(
   io: Io,
   label: string,
   ...[dir, config, settings, data, options]: Parameters<typeof train>
-): Promise<Awaited<ReturnType<typeof train>> & { tokensPerSecond: number }> {
-  const progress = new Progress(io.stderr, { label, total: settings.steps });
+): Promise<Awaited<ReturnType<typeof train>> & Measured> {
+  const progress = new Progress(io.stderr, { label, total: totalSteps(settings) });
   // A single batch's loss jumps about; a person wants its course.
   let loss: number | undefined;
   let first: RunMetrics | undefined;
   let last: RunMetrics | undefined;
+  let evaluation: RunMetrics["evaluation"];
   const events: RunEvents = {
     onWarning: (message) => progress.log(`warning: ${message}`),
     onStep: (m) => {
       loss = loss === undefined ? m.mainLoss : loss + (m.mainLoss - loss) / LOSS_STEPS;
       first ??= m; // This one compiled the program: rates are taken after it.
       last = m;
+      evaluation = m.evaluation ?? evaluation;
       progress.update({ done: m.step, loss, tokens: m.tokens });
     },
     signal: io.signal,
@@ -26,7 +34,8 @@ export async function trainWithProgress(
   const result = await train(dir, config, settings, data, { ...options, ...events });
   progress.finish();
   const rate = first && last ? (last.tokens - first.tokens) / (last.seconds - first.seconds) : 0;
-  return { ...result, tokensPerSecond: Number.isFinite(rate) ? rate : 0 };
+  const tokensPerSecond = Number.isFinite(rate) ? rate : 0;
+  return { ...result, tokensPerSecond, ...(evaluation ? { evaluation } : {}) };
 }
 
 /** Steps over which the shown loss is smoothed. */

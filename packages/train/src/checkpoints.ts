@@ -6,7 +6,15 @@ import { createHash } from "node:crypto";
 import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { loadModel, type ModelConfig, saveModel } from "@dsv3/model";
-import { fromBytes, type Tensor, tensor, treeLeaves, treeMap, treePaths } from "@dsv3/tensor";
+import {
+  dtypeBytes,
+  fromBytes,
+  type Tensor,
+  tensor,
+  treeLeaves,
+  treeMap,
+  treePaths,
+} from "@dsv3/tensor";
 import type { Moments } from "./adamw.ts";
 import type { TrainState } from "./step.ts";
 
@@ -24,6 +32,8 @@ export interface Progress {
 interface StateFile {
   readonly progress: Progress;
   readonly momentDtype: "f32" | "bf16";
+  /** Whether the moving average of the weights follows the moments in optimizer.bin. */
+  readonly ema?: boolean;
   /** Of optimizer.bin. */
   readonly sha256: string;
 }
@@ -60,11 +70,12 @@ export async function saveTraining(
   await removeUnfinished(run);
   const moments = treeLeaves(state.moments);
   const parts: Uint8Array[] = [];
-  for (const m of moments) parts.push(await m.bytes());
+  for (const t of [...moments, ...treeLeaves(state.ema)]) parts.push(await t.bytes());
   const bytes = Buffer.concat(parts);
   const file: StateFile = {
     progress,
     momentDtype: (moments[0] as Tensor).dtype as StateFile["momentDtype"],
+    ...(state.ema ? { ema: true } : {}),
     sha256: createHash("sha256").update(bytes).digest("hex"),
   };
   await saveModel(checkpointFolder(run, progress.step), config, state.params, {
@@ -114,22 +125,25 @@ async function loadOne(folder: string) {
   }
   const { config, params } = await loadModel(folder);
   let offset = 0;
-  const read = (like: Tensor): Tensor => {
-    const size = like.size * (file.momentDtype === "f32" ? 4 : 2);
+  const read = (like: Tensor, dtype: StateFile["momentDtype"] = file.momentDtype): Tensor => {
+    const size = like.size * dtypeBytes(dtype);
     const part = new Uint8Array(bytes.subarray(offset, offset + size));
     offset += size;
-    return fromBytes(part, like.shape, file.momentDtype);
+    return fromBytes(part, like.shape, dtype);
   };
   const moments = {
-    first: treeMap(read, params),
-    second: treeMap(read, params),
+    first: treeMap((p) => read(p), params),
+    second: treeMap((p) => read(p), params),
   } as Moments<typeof params>;
-  const expected = treePaths(moments).length;
+  const ema = file.ema ? (treeMap((p) => read(p, "f32"), params) as typeof params) : undefined;
   if (offset !== bytes.length) {
     throw new Error(
-      `${join(folder, MOMENTS)} has ${bytes.length} bytes; ${expected} moments need ${offset}`,
+      `${join(folder, MOMENTS)} has ${bytes.length} bytes; ${treePaths([moments, ema]).length} tensors need ${offset}`,
     );
   }
-  const state: TrainState = { params, moments, step: tensor(file.progress.step) };
+  const state: TrainState = {
+    ...{ params, moments, step: tensor(file.progress.step) },
+    ...(ema ? { ema } : {}),
+  };
   return { config, state, progress: file.progress };
 }

@@ -10,27 +10,35 @@ export {
 export type { RowSource, Rows } from "./batches.ts";
 export { type BitsPerByte, type BitsPerByteOptions, bitsPerByte } from "./bits-per-byte.ts";
 export { checkpointFolder, listCheckpoints, type Progress } from "./checkpoints.ts";
+export type { RunMetrics } from "./metrics.ts";
+export { deepseekPhases, type RecipeOptions } from "./recipe.ts";
 export {
   DivergedError,
+  type Evaluate,
   type RunEvents,
-  type RunMetrics,
   type RunOptions,
-  type RunRecord,
   type RunResult,
-  type RunSettings,
-  readRun,
   secondsPerStep,
   train,
+  type Weights,
 } from "./run.ts";
+export { type RunRecord, readRun } from "./run-folder.ts";
 export {
   batchRamp,
-  checkSchedule,
   deepseekSchedule,
   type Piece,
   type Schedule,
   scheduled,
   sftSchedule,
 } from "./schedule.ts";
+export {
+  type Phase,
+  parsePhases,
+  phasesOf,
+  type RunSettings,
+  totalSteps,
+  type YarnPhase,
+} from "./settings.ts";
 export {
   initTrainState,
   type StepMetrics,

@@ -5,7 +5,10 @@ import { disposeTree, memory, setBackend, treePaths } from "@dsv3/tensor";
 import { referenceBackend } from "@dsv3/tensor/testing";
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { checkpointFolder, listCheckpoints } from "./checkpoints.ts";
-import { DivergedError, type RunMetrics, type RunSettings, readRun, train } from "./run.ts";
+import type { RunMetrics } from "./metrics.ts";
+import { DivergedError, train } from "./run.ts";
+import { readRun } from "./run-folder.ts";
+import type { RunSettings } from "./settings.ts";
 import { smallConfig as config, counting, smallSettings as settings } from "./testing.ts";
 
 beforeAll(() => setBackend(referenceBackend()));

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { batchRamp, checkSchedule, deepseekSchedule, scheduled } from "./schedule.ts";
+import { batchRamp, deepseekSchedule, scheduled, scheduleSchema } from "./schedule.ts";
+import { problemsOf } from "./schema.ts";
 
 test("pieces follow one another and the last value stays", () => {
   const schedule = [
@@ -29,11 +30,11 @@ test("the batch grows in multiples", () => {
 });
 
 test("schedules that make no sense are refused with the place", () => {
-  expect(() => checkSchedule([], "learningRate")).toThrow("learningRate has no pieces");
-  expect(() => checkSchedule([{ shape: "linear", steps: 1.5, to: 1 }], "lr")).toThrow(
-    "lr[0].steps",
+  const problem = (schedule: unknown) => problemsOf(scheduleSchema, schedule)[0];
+  expect(problem([])).toContain("has no pieces");
+  expect(problem([{ shape: "linear", steps: 1.5, to: 1 }])).toBe(
+    "[0].steps should be a whole number of 0 or more, got 1.5",
   );
-  expect(() => checkSchedule([{ shape: "linear", steps: 1, to: Number.NaN }], "lr")).toThrow(
-    "lr[0]",
-  );
+  expect(problem([{ shape: "linear", steps: 1, to: Number.NaN }])).toContain("[0].to should be");
+  expect(problem([{ shape: "square", steps: 1, to: 1 }])).toContain("[0].shape");
 });

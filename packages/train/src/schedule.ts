@@ -1,4 +1,6 @@
 /** Learning rates by step: linear, constant and cosine pieces one after another. */
+import { z } from "zod";
+import { weight, whole } from "./schema.ts";
 
 /** A piece of a schedule: from `from` (where the piece before ended, unless told) to `to`. */
 export interface Piece {
@@ -30,22 +32,18 @@ export function scheduled(schedule: Schedule, step: number): number {
   return before;
 }
 
-/** @throws RangeError for an empty schedule, negative rates, or lengths that are no step counts. */
-export function checkSchedule(schedule: Schedule, name: string): void {
-  if (schedule.length === 0) throw new RangeError(`${name} has no pieces; give at least one`);
-  schedule.forEach(({ steps, to, from }, i) => {
-    if (!Number.isInteger(steps) || steps < 0) {
-      throw new RangeError(`${name}[${i}].steps should be a whole number of steps, got ${steps}`);
-    }
-    for (const value of [to, from ?? 0]) {
-      if (!Number.isFinite(value) || value < 0) {
-        throw new RangeError(
-          `${name}[${i}] should go to a finite value of 0 or more, got ${value}`,
-        );
-      }
-    }
-  });
-}
+/** Every piece in order; at least one. */
+export const scheduleSchema: z.ZodType = z
+  .array(
+    z.strictObject({
+      shape: z.enum(["constant", "linear", "cosine"]),
+      steps: whole(0),
+      to: weight,
+      from: weight.optional(),
+    }),
+    "should be a list of pieces, or one number",
+  )
+  .min(1, "has no pieces; give at least one");
 
 /**
  * The report's shape (section 4.2) over any number of steps: linear warm-up, constant for 68%,

@@ -7,8 +7,10 @@ import { disposeTree, key, memory, setBackend, tensor, treePaths } from "@dsv3/t
 import { referenceBackend } from "@dsv3/tensor/testing";
 import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { ADAMW } from "./adamw.ts";
-import { type RunMetrics, type RunSettings, train } from "./run.ts";
+import type { RunMetrics } from "./metrics.ts";
+import { train } from "./run.ts";
 import { scheduled, sftSchedule } from "./schedule.ts";
+import type { RunSettings } from "./settings.ts";
 import { initTrainState, trainStep } from "./step.ts";
 import { smallConfig as config, smallSettings } from "./testing.ts";
 

@@ -10,11 +10,16 @@ import {
 import { updateBias } from "@dsv3/moe";
 import {
   add,
-  type Compiled,
+  cast,
   compile,
+  div,
+  foldIn,
+  key,
+  minimum,
   mul,
   reshape,
   sliceAxis,
+  sub,
   type Tensor,
   tensor,
   treeMap,
@@ -29,6 +34,8 @@ export type TrainState = {
   moments: Moments<ModelParams>;
   /** Updates done so far, f32 scalar. */
   step: Tensor;
+  /** Moving average of the parameters in f32, where one is kept. */
+  ema?: ModelParams;
 };
 
 export interface StepOptions {
@@ -36,6 +43,13 @@ export interface StepOptions {
   readonly optimizer: AdamWConfig;
   /** Largest global norm of the gradients: 1 in the report. */
   readonly clip: number;
+  /** Leaves out values at random, others for every step and batch. */
+  readonly dropout?: { readonly rate: number; readonly seed: number };
+  /**
+   * Of the moving average in a state that has one: the mean of the weights so far, until those are as
+   * many as the decay averages over, and an exponential average from then on.
+   */
+  readonly emaDecay?: number;
 }
 
 /** What a step measures; scalars f32. */
@@ -56,11 +70,14 @@ export interface StepSettings {
   readonly shares?: readonly number[];
 }
 
+/** The state before the first step, which takes over `params`. */
 export function initTrainState(
   params: ModelParams,
-  momentDtype: "f32" | "bf16" = "f32",
+  options: { readonly momentDtype?: "f32" | "bf16" | undefined; readonly ema?: boolean } = {},
 ): TrainState {
-  return { params, moments: initMoments(params, momentDtype), step: zeros([]) };
+  const { momentDtype = "f32", ema = false } = options;
+  const state = { params, moments: initMoments(params, momentDtype), step: zeros([]) };
+  return ema ? { ...state, ema: treeMap((p) => zeros(p.shape), params) as ModelParams } : state;
 }
 
 export type TrainStep = (
@@ -69,78 +86,105 @@ export type TrainStep = (
   settings: StepSettings,
 ) => { state: TrainState; metrics: StepMetrics };
 
+/** Loss and gradients of the batches so far, each by its share. */
+type Sums = { metrics: Omit<StepMetrics, "gradNorm" | "tokenLosses">; grads: ModelParams };
+
 /**
  * A compiled step. It takes over the state it is given; several batches accumulate their gradients
- * (each weighs the same unless `shares` says otherwise) before one update.
+ * (each weighs the same unless `shares` says otherwise) before one update. One batch is one program;
+ * several are one program for each batch and one for the update, whose size and memory do not depend
+ * on their number.
  */
 export function trainStep(
   config: ModelConfig,
   options: StepOptions,
 ): TrainStep & { dispose(): void } {
-  const program = compile(
-    (state: TrainState, batches: Batch[], settings: Tensor) => {
-      const setting = (i: number) => reshape(sliceAxis(settings, 0, i, i + 1), []);
-      const shares = batches.map((_, i) => setting(2 + i));
-      const { metrics, grads } = accumulate(state.params, batches, shares, config, options.loss);
-      const clipped = clipByGlobalNorm(grads, options.clip);
-      const step = add(state.step, 1);
-      const rates = { step, learningRate: setting(0) };
-      const next = adamw(state.params, clipped.grads, state.moments, rates, options.optimizer);
-      const params = balanced(state.params, next.params, metrics.loads, setting(1));
-      const measured: StepMetrics = { ...metrics, gradNorm: clipped.norm };
-      return { state: { params, moments: next.moments, step }, metrics: measured };
+  const differentiate = valueAndGrad((p: ModelParams, b: Batch, dropout?: LossOptions["dropout"]) =>
+    lossFn(p, b, config, { ...options.loss, ...(dropout ? { dropout } : {}) }),
+  );
+  const gradients = (state: TrainState, batch: Batch, index: Tensor) => {
+    const [[loss, parts], grads] = differentiate(state.params, batch, dropoutAt(state, index));
+    const { tokens, ...losses } = parts;
+    return { metrics: { loss, ...losses }, grads: grads as unknown as ModelParams, tokens };
+  };
+  const dropoutAt = ({ step }: TrainState, index: Tensor) => {
+    if (options.dropout === undefined) return undefined;
+    const { rate, seed } = options.dropout;
+    const ofStep = foldIn(key(seed), cast(step, "i32"));
+    return { rate, key: foldIn(ofStep, cast(index, "i32")) };
+  };
+
+  const whole = compile(
+    (state: TrainState, batch: Batch, rates: Tensor) => {
+      const { tokens, ...sums } = gradients(state, batch, zeros([]));
+      return { ...updated(state, sums, rates, options), tokens };
     },
     { name: "trainStep", donate: [0] },
-  ) as Compiled<
-    [TrainState, readonly Batch[], Tensor],
-    { state: TrainState; metrics: StepMetrics }
-  >;
-  const run = (state: TrainState, batches: readonly Batch[], s: StepSettings) => {
-    const shares = s.shares ?? batches.map(() => 1 / batches.length);
-    using settings = tensor([s.learningRate, s.biasSpeed, ...shares]);
-    return program(state, batches, settings);
+  );
+  const part = compile(
+    (state: TrainState, batch: Batch, place: Tensor, before: Sums | null) => {
+      const [index, share] = scalars(place) as [Tensor, Tensor];
+      const { tokens, ...own } = gradients(state, batch, index);
+      const sums = treeMap((t) => mul(t, share), own) as unknown as Sums;
+      sums.metrics.loads = own.metrics.loads;
+      return { sums: before ? (treeMap((a, b) => add(a, b), before, sums) as Sums) : sums, tokens };
+    },
+    { name: "accumulate", donate: [3] },
+  );
+  const update = compile(
+    (state: TrainState, sums: Sums, rates: Tensor) => updated(state, sums, rates, options),
+    { name: "update", donate: [0, 1] },
+  );
+
+  const run: TrainStep = (state, batches, s) => {
+    using rates = tensor([s.learningRate, s.biasSpeed]);
+    const [only] = batches;
+    if (only === undefined) throw new RangeError("a training step needs at least one batch");
+    if (batches.length === 1) {
+      const { tokens, metrics, ...rest } = whole(state, only, rates);
+      return { ...rest, metrics: { ...metrics, tokenLosses: [tokens] } };
+    }
+    let sums: Sums | null = null;
+    const tokenLosses = batches.map((batch, i) => {
+      using place = tensor([i, s.shares?.[i] ?? 1 / batches.length]);
+      const result = part(state, batch, place, sums);
+      sums = result.sums;
+      return result.tokens;
+    });
+    const { metrics, ...rest } = update(state, sums as unknown as Sums, rates);
+    return { ...rest, metrics: { ...metrics, tokenLosses } };
   };
-  return Object.assign(run, { dispose: () => program.dispose() });
+  return Object.assign(run, {
+    dispose: () => {
+      for (const program of [whole, part, update]) program.dispose();
+    },
+  });
 }
 
-/** Loss and gradients over batches, by their shares; loads add up. */
-function accumulate(
-  params: ModelParams,
-  batches: readonly Batch[],
-  shares: readonly Tensor[],
-  config: ModelConfig,
-  options: LossOptions,
-): { metrics: Omit<StepMetrics, "gradNorm">; grads: ModelParams } {
-  const differentiate = valueAndGrad((p: ModelParams, b: Batch) => lossFn(p, b, config, options));
-  const results = batches.map((b, i) => {
-    const [[loss, parts], grads] = differentiate(params, b);
-    return { loss, parts, grads: grads as unknown as ModelParams, share: shares[i] as Tensor };
-  });
-  const first = results[0];
-  if (first === undefined) throw new RangeError("a training step needs at least one batch");
-  const tokenLosses = results.map((r) => r.parts.tokens);
-  if (results.length === 1) {
-    const { main, mtp, balance, loads } = first.parts;
-    const metrics = { loss: first.loss, main, mtp, balance, loads, tokenLosses };
-    return { metrics, grads: first.grads };
+/** Clips, and moves everything that a step changes. rates: [learning rate, bias speed] */
+function updated(state: TrainState, { grads, metrics }: Sums, rates: Tensor, o: StepOptions) {
+  const [learningRate, biasSpeed] = scalars(rates) as [Tensor, Tensor];
+  const clipped = clipByGlobalNorm(grads, o.clip);
+  const step = add(state.step, 1);
+  const moved = adamw(
+    ...([state.params, clipped.grads, state.moments, { step, learningRate }, o.optimizer] as const),
+  );
+  const params = balanced(state.params, moved.params, metrics.loads, biasSpeed);
+  const next: TrainState = { params, moments: moved.moments, step };
+  if (state.ema && o.emaDecay !== undefined) {
+    const decay = minimum(div(state.step, step), o.emaDecay);
+    next.ema = treeMap(
+      (mean, p) => add(mul(mean, decay), mul(cast(p, "f32"), sub(1, decay))),
+      state.ema,
+      params,
+    ) as ModelParams;
   }
-  const mean = (pick: (r: (typeof results)[number]) => Tensor) =>
-    results.map((r) => mul(pick(r), r.share)).reduce((a, b) => add(a, b));
-  return {
-    metrics: {
-      loss: mean((r) => r.loss),
-      main: mean((r) => r.parts.main),
-      mtp: mean((r) => r.parts.mtp),
-      balance: mean((r) => r.parts.balance),
-      loads: first.parts.loads.map((_, l) =>
-        results.map((r) => r.parts.loads[l] as Tensor).reduce((a, b) => add(a, b)),
-      ),
-      tokenLosses,
-    },
-    grads: results
-      .map(({ grads, share }) => treeMap((g) => mul(g, share), grads) as unknown as ModelParams)
-      .reduce((a, b) => treeMap((x, y) => add(x, y), a, b) as unknown as ModelParams),
-  };
+  return { state: next, metrics: { ...metrics, gradNorm: clipped.norm } };
+}
+
+/** The numbers of a vector. */
+function scalars(vector: Tensor): Tensor[] {
+  return Array.from({ length: vector.size }, (_, i) => reshape(sliceAxis(vector, 0, i, i + 1), []));
 }
 
 /**

@@ -1,7 +1,7 @@
 /** For tests: a run so small that a step takes milliseconds even on the reference backend. */
 import { type ModelConfig, preset } from "@dsv3/model";
 import type { RowSource } from "./batches.ts";
-import type { RunSettings } from "./run.ts";
+import type { RunSettings } from "./settings.ts";
 
 /** One routed layer and one multi-token prediction module of the smallest sizes. */
 export const smallConfig: ModelConfig = {

@@ -64,7 +64,7 @@ type Row = readonly [what: string, figure: string];
 async function train(config: ModelConfig, batch: number, length: number): Promise<Row[]> {
   const began = performance.now();
   using seed = key(1);
-  let state = initTrainState(initParams(config, seed), "bf16");
+  let state = initTrainState(initParams(config, seed), { momentDtype: "bf16" });
   const ids = Int32Array.from({ length: batch * length }, (_, i) => (i * 7919) % config.vocabSize);
   const rows = () => tensor(ids, { shape: [batch, length], dtype: "i32" });
   const data = { inputIds: rows(), targets: rows() };

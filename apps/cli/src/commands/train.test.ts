@@ -82,6 +82,39 @@ it("trains, stops on Ctrl-C with a checkpoint, goes on, and the model writes", a
   expect(busy.err).toContain(`${run} exists already; give another --out`);
 });
 
+it("trains in phases to a longer context, keeps an average, and measures both", async () => {
+  const short = join(dir, "short.json");
+  const long = join(dir, "long.json");
+  await writeFile(short, JSON.stringify([{ steps: 2, learningRate: 1e-3, mtpWeight: 0 }]));
+  await writeFile(
+    long,
+    JSON.stringify({ steps: 1, learningRate: 1e-4, batch: 1, length: 160, yarn: { factor: 10 } }),
+  );
+  const out = join(dir, "phased");
+  const argv = ["train", "--data", data, "--out", out, ...small, "--phase", `${short},${long}`];
+  const more = ["--ema", "0.9", "--held-out", data, "--evaluate-every", "2", "--json"];
+  const result = await dsv3([...argv, ...more]);
+  expect(result.code, result.err).toBe(0);
+  const { model, ema, step, tokens, evaluation } = JSON.parse(result.out);
+  expect({ step, tokens }).toEqual({ step: 3, tokens: 2 * 32 + 160 });
+  expect(evaluation.bitsPerByte).toBeGreaterThan(1);
+  expect(evaluation.emaBitsPerByte).toBeGreaterThan(1);
+  for (const folder of [model, ema]) {
+    const config = JSON.parse(await readFile(join(folder, "config.json"), "utf8"));
+    expect(config).toMatchObject({
+      max_position_embeddings: 160,
+      rope_scaling: { factor: 10, original_max_position_embeddings: 16 },
+    });
+    const ids = Array.from({ length: 140 }, (_, i) => 40 + (i % 200)).join(",");
+    const said = await dsv3(["generate", "--model", folder, "--ids", ids, "--max-new-tokens", "3"]);
+    expect(said).toMatchObject({ code: 0, err: "" });
+  }
+
+  await writeFile(long, JSON.stringify([{ steps: 1, learningRate: 1e-4, batch: 0 }]));
+  const wrong = await dsv3([...argv.slice(0, 3), "--out", join(dir, "none"), "--phase", long]);
+  expect(wrong.err).toContain(`${long}: [0]: batch should be a whole number of 1 or more, got 0`);
+});
+
 describe("refuses, and writes nothing:", () => {
   it.each<[message: string, code: number, argv: string[]]>([
     ["--data is missing", 2, ["--out", "OUT"]],
@@ -95,6 +128,8 @@ describe("refuses, and writes nothing:", () => {
     ],
     ["give one", 2, ["--data", "DATA", "--out", "OUT", "--preset", "tiny", "--config", "x"]],
     ["belong together", 2, ["--data", "DATA", "--out", "OUT", "--ramp-from", "1"]],
+    ["cannot read /no.json", 1, ["--data", "DATA", "--out", "OUT", "--phase", "/no.json"]],
+    ["give one", 2, ["--data", "DATA", "--out", "OUT", "--phase", "x", "--tokens", "9"]],
     ["holds no run to resume", 1, ["--resume", "OUT"]],
     ["leave out the rest", 2, ["--resume", "OUT", "--data", "DATA"]],
     ["maxPositionEmbeddings", 1, ["--data", "DATA", "--out", "OUT", "--length", "100000"]],

@@ -1,18 +1,17 @@
-import { readFile } from "node:fs/promises";
-import { resolve } from "node:path";
-import { encodeCorpus, PackedRows } from "@dsv3/data";
+import { join, resolve } from "node:path";
+import { type Corpus, encodeCorpus, PackedRows } from "@dsv3/data";
 import { readSamples } from "@dsv3/data/node";
-import { checkConfig, type ModelConfig, parseHuggingFaceConfig, preset } from "@dsv3/model";
+import {
+  checkConfig,
+  type ModelConfig,
+  parseHuggingFaceConfig,
+  preset,
+  saveModel,
+} from "@dsv3/model";
 import { disposeTree, setBackend } from "@dsv3/tensor";
 import { type Tokenizer, trainBpe } from "@dsv3/tokenizer";
 import { loadTokenizer } from "@dsv3/tokenizer/node";
-import {
-  checkpointFolder,
-  deepseekSchedule,
-  type RunRecord,
-  type RunSettings,
-  readRun,
-} from "@dsv3/train";
+import { bitsPerByte, checkpointFolder, type Evaluate, type RunRecord, readRun } from "@dsv3/train";
 import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
@@ -23,6 +22,7 @@ import { trainWithProgress } from "../run-view.ts";
 import { tokenizerFiles } from "../tokenizer-files.ts";
 import { formatCount } from "../ui/format.ts";
 import { printJson } from "../ui/json.ts";
+import { readJson, settingsOf } from "./train-settings.ts";
 
 const flags = {
   data: {
@@ -45,6 +45,25 @@ const flags = {
     help: "of a learnt tokenizer",
     default: 4096,
     min: 300,
+  },
+  fimRate: {
+    type: "number",
+    value: "SHARE",
+    help: "of documents rewritten for filling in the middle",
+    default: 0,
+    min: 0,
+    max: 1,
+  },
+  phase: {
+    type: "string",
+    value: "FILE,FILE",
+    help: "phases of the run, as JSON; the first takes what it leaves out from the flags",
+  },
+  tokens: {
+    type: "integer",
+    value: "N",
+    help: "the report's phases over so many tokens, in place of --steps",
+    min: 1,
   },
   steps: { type: "integer", value: "N", help: "updates of the weights", default: 1000, min: 1 },
   batch: { type: "integer", value: "N", help: "sequences at a time", default: 8, min: 1 },
@@ -81,17 +100,43 @@ const flags = {
     min: 0,
   },
   moments: { type: "choice", choices: ["f32", "bf16"], help: "of AdamW", default: "f32" },
-  fimRate: {
+  precision: {
+    type: "choice",
+    choices: ["f32", "bf16", "fp8"],
+    help: "of activations; fp8: bf16, and products of layers in FP8 as the report trains",
+    default: "f32",
+  },
+  remat: { type: "boolean", help: "compute layers again instead of keeping their activations" },
+  dropout: {
     type: "number",
     value: "SHARE",
-    help: "of documents rewritten for filling in the middle",
+    help: "of values left out at random",
     default: 0,
     min: 0,
-    max: 1,
+    max: 0.99,
+  },
+  ema: {
+    type: "number",
+    value: "DECAY",
+    help: "keeps an exponential moving average of the weights, saved as a model in DIR/ema",
+    min: 0,
+    max: 0.999999,
   },
   seed: { type: "integer", value: "N", help: "of weights and order", default: 0, min: 0 },
   checkpointEvery: { type: "integer", value: "N", help: "steps", default: 200, min: 1 },
   keep: { type: "integer", value: "N", help: "checkpoints", default: 2, min: 1 },
+  heldOut: {
+    type: "string",
+    value: "PATH,PATH",
+    help: "texts to measure bits per byte on, of the weights and of their average",
+  },
+  evaluateEvery: {
+    type: "integer",
+    value: "N",
+    help: "steps between measurements",
+    default: 200,
+    min: 1,
+  },
   backend: backendFlag,
   json: { type: "boolean", help: "print what came of it as JSON" },
 } as const satisfies Record<string, Flag>;
@@ -102,6 +147,8 @@ type TrainArgs = Args<typeof flags, Record<never, never>>;
 interface Source {
   readonly data: readonly string[];
   readonly fimRate: number;
+  readonly heldOut?: readonly string[];
+  readonly evaluateEvery?: number;
 }
 
 export const train: Command = defineCommand({
@@ -110,6 +157,8 @@ export const train: Command = defineCommand({
   examples: [
     "train --data books/ --out runs/books",
     "train --data 'corpus/*.jsonl.gz' --config my-config.json --tokenizer my-tokenizer --out runs/mine --steps 20000",
+    "train --data books/ --out runs/long --phase pretrain.json,extend.json --ema 0.999 --held-out more-books/",
+    "train --data books/ --out runs/report --tokens 50000000 --accumulate 5",
     "train --resume runs/books",
   ],
   async run(args, io) {
@@ -119,26 +168,30 @@ export const train: Command = defineCommand({
       const { dir, record, tokenizer, texts } = args.resume
         ? await existingRun(args.resume, args)
         : await newRun(args);
-      const { fimRate } = record.source as Source;
+      const source = record.source as Source;
       const { settings, config } = record;
-      const corpus = encodeCorpus(texts, tokenizer, { fimRate, seed: settings.seed });
+      const corpus = encodeCorpus(texts, tokenizer, {
+        fimRate: source.fimRate,
+        seed: settings.seed,
+      });
       io.stderr.write(
         `${formatCount(texts.length)} documents, ${formatCount(corpus.tokens.length)} tokens\n`,
       );
-      const result = await trainWithProgress(
-        io,
-        "training",
-        dir,
-        config,
-        settings,
-        new PackedRows(corpus, settings.seed),
-        {
-          resume: args.resume !== undefined,
-          source: record.source,
-          extraFiles: tokenizerFiles(tokenizer),
-        },
-      );
-      disposeTree(result.params);
+      const evaluate = await evaluation(source, tokenizer);
+      const extraFiles = tokenizerFiles(tokenizer);
+      const rows = new PackedRows(corpus, settings.seed);
+      const result = await trainWithProgress(io, "training", dir, config, settings, rows, {
+        resume: args.resume !== undefined,
+        source,
+        extraFiles,
+        ...(evaluate ? { evaluate } : {}),
+      });
+      if (result.ema && result.finished) {
+        await saveModel(join(dir, "ema"), result.config, result.ema, {
+          ...{ extraFiles, overwrite: true },
+        });
+      }
+      disposeTree([result.params, result.ema]);
       report(io, dir, result, args.json);
     } finally {
       backend.dispose();
@@ -159,19 +212,22 @@ async function newRun(args: TrainArgs): Promise<Run> {
   if (args.preset !== undefined && args.config !== undefined) {
     throw new UsageError("--preset and --config both say what the model is; give one");
   }
-  if ((args.rampFrom === undefined) !== (args.rampSteps === undefined)) {
-    throw new UsageError("--ramp-from and --ramp-steps belong together");
-  }
+  const settings = await settingsOf(args);
   const dir = await freeFolder(args.out, args.out);
   const data = args.data.split(",").map((path) => resolve(path));
-  const given = args.config === undefined ? undefined : await readConfig(args.config);
+  const given =
+    args.config === undefined ? undefined : parseHuggingFaceConfig(await readJson(args.config));
   const texts = await readTexts(data);
   const tokenizer = args.tokenizer
     ? await loadTokenizer(args.tokenizer)
     : trainBpe(texts, { vocabSize: args.vocabSize });
   const config = fitted(given, args.preset ?? "demo", tokenizer);
-  const source: Source = { data, fimRate: args.fimRate };
-  return { dir, record: { settings: settingsOf(args), config, source }, tokenizer, texts };
+  const { heldOut, evaluateEvery } = args;
+  const source: Source = {
+    ...{ data, fimRate: args.fimRate },
+    ...(heldOut ? { heldOut: heldOut.split(",").map((path) => resolve(path)), evaluateEvery } : {}),
+  };
+  return { dir, record: { settings, config, source }, tokenizer, texts };
 }
 
 async function existingRun(dir: string, args: TrainArgs): Promise<Run> {
@@ -203,15 +259,33 @@ async function readTexts(paths: readonly string[]): Promise<string[]> {
   return texts;
 }
 
-async function readConfig(file: string): Promise<ModelConfig> {
-  let json: unknown;
-  try {
-    json = JSON.parse(await readFile(file, "utf8"));
-  } catch (cause) {
-    throw new Error(`cannot read ${file}`, { cause });
-  }
-  return parseHuggingFaceConfig(json);
+/** Bits per byte of the weights, and of their average, on texts that are not trained on. */
+async function evaluation(
+  { heldOut, evaluateEvery = 1 }: Source,
+  tokenizer: Tokenizer,
+): Promise<Evaluate | undefined> {
+  if (heldOut === undefined) return undefined;
+  const corpus: Corpus = encodeCorpus(await readTexts(heldOut), tokenizer);
+  return {
+    every: evaluateEvery,
+    async measure({ params, ema }, config) {
+      const length = Math.min(HELD_OUT.length, config.maxPositionEmbeddings);
+      const rows = Math.max(1, Math.floor(corpus.tokens.length / length));
+      const batch = Math.min(HELD_OUT.batch, rows);
+      const batches = Math.min(HELD_OUT.batches, Math.floor(rows / batch));
+      const measured = async (weights: typeof params) => {
+        const size = { batches, batch, length };
+        const data = new PackedRows(corpus, 0);
+        return (await bitsPerByte(weights, config, data, tokenizer.byteLengths, size)).bitsPerByte;
+      };
+      const own = { bitsPerByte: await measured(params) };
+      return ema ? { ...own, emaBitsPerByte: await measured(ema) } : own;
+    },
+  };
 }
+
+/** Tokens that are measured, at most. */
+const HELD_OUT = { batches: 40, batch: 8, length: 128 } as const;
 
 /** A preset takes the tokenizer's vocabulary; a configuration must have room for it. */
 function fitted(given: ModelConfig | undefined, name: string, tokenizer: Tokenizer): ModelConfig {
@@ -230,42 +304,30 @@ function fitted(given: ModelConfig | undefined, name: string, tokenizer: Tokeniz
   });
 }
 
-function settingsOf(args: TrainArgs): RunSettings {
-  const { steps, warmUp, rampFrom, rampSteps } = args;
-  return {
-    steps,
-    batch: args.batch,
-    length: args.length,
-    accumulate: args.accumulate,
-    ...(rampFrom !== undefined && rampSteps !== undefined
-      ? { ramp: { from: rampFrom, steps: rampSteps } }
-      : {}),
-    learningRate: deepseekSchedule(steps, args.learningRate, Math.min(warmUp, steps)),
-    biasSpeed: args.biasSpeed,
-    mtpWeight: args.mtpWeight,
-    balanceWeight: args.balanceWeight,
-    momentDtype: args.moments,
-    seed: args.seed,
-    checkpointEvery: args.checkpointEvery,
-    keepCheckpoints: args.keep,
-  };
-}
-
 function report(
   io: Io,
   dir: string,
-  { progress, finished, tokensPerSecond }: Awaited<ReturnType<typeof trainWithProgress>>,
+  result: Awaited<ReturnType<typeof trainWithProgress>>,
   json: boolean,
 ): void {
+  const { progress, finished, tokensPerSecond, evaluation } = result;
   const { step, tokens } = progress;
   const model = checkpointFolder(dir, step);
-  if (json) printJson(io.stdout, { model, step, tokens, finished, tokensPerSecond });
-  else {
+  const average = result.ema && finished ? { ema: join(dir, "ema") } : {};
+  if (json) {
+    const measured = { tokensPerSecond, ...(evaluation ? { evaluation } : {}) };
+    printJson(io.stdout, { model, ...average, step, tokens, finished, ...measured });
+  } else {
     const next = finished
       ? `dsv3 generate --model ${model} --prompt "Once"`
       : `dsv3 train --resume ${dir}`;
     io.stdout.write(
-      `${finished ? "Trained" : "Stopped"} after ${step} steps: ${model}\nNext: ${next}\n`,
+      [
+        `${finished ? "Trained" : "Stopped"} after ${step} steps: ${model}`,
+        ...(average.ema ? [`Average of the weights: ${average.ema}`] : []),
+        ...Object.entries(evaluation ?? {}).map(([name, value]) => `${name}: ${value.toFixed(4)}`),
+        `Next: ${next}\n`,
+      ].join("\n"),
     );
   }
 }

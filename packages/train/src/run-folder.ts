@@ -1,0 +1,79 @@
+/** The folder of a run: run.json (all that is needed to start it again), metrics.jsonl, checkpoints/. */
+import { mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
+import type { ModelConfig } from "@dsv3/model";
+import type { RunSettings } from "./settings.ts";
+
+/** What run.json holds. */
+export interface RunRecord {
+  readonly settings: RunSettings;
+  readonly config: ModelConfig;
+  /** What the caller needs to find the same data again; plain JSON. */
+  readonly source: unknown;
+}
+
+/**
+ * What a run was started with.
+ * @throws Error when the folder holds no run, or run.json is damaged
+ */
+export async function readRun(dir: string): Promise<RunRecord> {
+  const file = join(dir, "run.json");
+  const text = await readFile(file, "utf8").catch((cause) => {
+    throw new Error(`${dir} holds no run to resume: run.json is missing`, { cause });
+  });
+  try {
+    return JSON.parse(text) as RunRecord;
+  } catch (cause) {
+    throw new Error(`${file} is damaged: it is no JSON`, { cause });
+  }
+}
+
+/** Makes the folder; run.json comes last, whole or not at all. */
+export async function startRun(
+  dir: string,
+  record: RunRecord,
+  extraFiles: Readonly<Record<string, Uint8Array>>,
+): Promise<void> {
+  const file = join(dir, "run.json");
+  if (await readFile(file).catch(() => undefined)) {
+    throw new Error(`${dir} holds a run already; resume it, or choose another folder`);
+  }
+  const others = await readdir(dir).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return [];
+    throw new Error(`cannot train into ${dir}`, { cause: error });
+  });
+  if (others.length > 0) {
+    throw new Error(`${dir} is not empty (it holds ${others[0]}); choose another folder`);
+  }
+  await mkdir(join(dir, "checkpoints"), { recursive: true });
+  for (const [name, bytes] of Object.entries(extraFiles)) await writeFile(join(dir, name), bytes);
+  await replaceFile(file, `${JSON.stringify(record, null, 2)}\n`);
+}
+
+/** @throws Error when the run in the folder was started with anything else */
+export async function checkSameRun(dir: string, record: RunRecord): Promise<void> {
+  const saved = await readRun(dir);
+  for (const part of ["settings", "config", "source"] as const) {
+    // Through JSON, which leaves out what is undefined.
+    if (!isDeepStrictEqual(saved[part], JSON.parse(JSON.stringify(record[part])))) {
+      throw new Error(`${dir}/run.json was written with other ${part}; resume with the same`);
+    }
+  }
+}
+
+/** Steps after the checkpoint are done again: their lines go, by writing a new file in place of the old. */
+export async function forgetMetricsAfter(dir: string, step: number): Promise<void> {
+  const file = join(dir, "metrics.jsonl");
+  const text = await readFile(file, "utf8").catch(() => "");
+  const kept = text.split("\n").filter((line) => {
+    const found = /^\{"step":(\d+),.*\}$/.exec(line);
+    return found !== null && Number(found[1]) <= step;
+  });
+  await replaceFile(file, kept.map((line) => `${line}\n`).join(""));
+}
+
+async function replaceFile(file: string, text: string): Promise<void> {
+  await writeFile(`${file}.new`, text, { flush: true });
+  await rename(`${file}.new`, file);
+}
