@@ -42,6 +42,8 @@ export class ConversationSource {
   readonly #packed: ConversationRows;
   readonly #sources: Int32Array;
   readonly #options: ConversationSourceOptions;
+  /** The order of the rows in one epoch, kept while that epoch lasts. */
+  #order: { readonly epoch: number; readonly rows: Uint32Array } | undefined;
   #given = 0;
 
   /** @throws RangeError when no conversation has a target inside a row, or a length is under 2 */
@@ -89,7 +91,7 @@ export class ConversationSource {
 
   /** The next `rows` rows. @throws RangeError when `length` is not what the rows were packed to */
   next(rows: number, length: number): SourcedRows {
-    const { padId, epochs, seed } = this.#options;
+    const { padId, epochs } = this.#options;
     if (length !== this.#options.length) {
       throw new RangeError(`rows were packed to ${this.#options.length} tokens, not ${length}`);
     }
@@ -100,8 +102,7 @@ export class ConversationSource {
       const epoch = Math.floor(this.#given / this.rows);
       const place = this.#given++ % this.rows;
       if (epoch >= epochs) continue;
-      const order = shuffled(this.rows, (seed + Math.imul(epoch, 0x9e3779b1)) >>> 0);
-      const from = (order[place] as number) * length;
+      const from = (this.#orderOf(epoch)[place] as number) * length;
       const copy = (to: Int32Array, all: Int32Array) =>
         to.set(all.subarray(from, from + length), r * length);
       copy(inputIds, this.#packed.inputIds);
@@ -110,5 +111,13 @@ export class ConversationSource {
       copy(sources, this.#sources);
     }
     return { inputIds, targets, segments, sources };
+  }
+
+  #orderOf(epoch: number): Uint32Array {
+    if (this.#order?.epoch !== epoch) {
+      const seed = (this.#options.seed + Math.imul(epoch, 0x9e3779b1)) >>> 0;
+      this.#order = { epoch, rows: shuffled(this.rows, seed) };
+    }
+    return this.#order.rows;
   }
 }

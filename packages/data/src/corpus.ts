@@ -1,5 +1,4 @@
 /** Documents as tokens: one long array, and where each document starts. */
-
 import { fillInTheMiddle } from "./fim.ts";
 import { randomStream } from "./random.ts";
 
@@ -15,10 +14,45 @@ export interface DocumentTokenizer {
   };
 }
 
-export interface Corpus {
+/** Tokenized documents, wherever they are kept: `Corpus` in memory, `TokenShards` of `/node` on disk. */
+export interface TokenDocuments {
+  /** How many documents. */
+  readonly documents: number;
+  /** Tokens of all documents. */
+  readonly size: number;
+  /** Tokens of a document, those around its text included; at least 1. */
+  sizeOf(document: number): number;
+  /** Fills `into` with a document's tokens from `offset` on, which must reach that far. */
+  read(document: number, offset: number, into: Int32Array): void;
+}
+
+/** Documents in memory. */
+export class Corpus implements TokenDocuments {
   readonly tokens: Int32Array;
   /** Document d is tokens[starts[d]] … tokens[starts[d + 1] − 1], the tokens around it included. */
   readonly starts: Float64Array;
+
+  constructor(tokens: Int32Array, starts: Float64Array) {
+    this.tokens = tokens;
+    this.starts = starts;
+  }
+
+  get documents(): number {
+    return this.starts.length - 1;
+  }
+
+  get size(): number {
+    return this.tokens.length;
+  }
+
+  sizeOf(document: number): number {
+    return (this.starts[document + 1] as number) - (this.starts[document] as number);
+  }
+
+  read(document: number, offset: number, into: Int32Array): void {
+    const from = (this.starts[document] as number) + offset;
+    into.set(this.tokens.subarray(from, from + into.length));
+  }
 }
 
 export interface EncodeCorpusOptions {
@@ -71,5 +105,5 @@ export function encodeCorpus(
     }
     options.onProgress?.(++done);
   }
-  return { tokens: tokens.slice(0, length), starts: Float64Array.from(starts) };
+  return new Corpus(tokens.slice(0, length), Float64Array.from(starts));
 }

@@ -12,22 +12,35 @@ export function fillInTheMiddle(
   tokenizer: DocumentTokenizer,
   random: () => number,
 ): number[] {
-  const { fimBegin, fimHole, fimEnd } = tokenizer.special;
+  const { begin, hole, end } = fimTokens(tokenizer);
+  const [prefix, middle, suffix] = cutInThree(text, random);
+  const ids = (part: string) => Array.from(tokenizer.encode(part));
+  return [begin, ...ids(prefix), hole, ...ids(suffix), end, ...ids(middle)];
+}
+
+/** @throws Error when the tokenizer has no fill-in-the-middle tokens */
+export function fimTokens({ special }: Pick<DocumentTokenizer, "special">): {
+  readonly begin: number;
+  readonly hole: number;
+  readonly end: number;
+} {
+  const { fimBegin, fimHole, fimEnd } = special;
   if (fimBegin === undefined || fimHole === undefined || fimEnd === undefined) {
     throw new Error(
       "the tokenizer has no fill-in-the-middle tokens; set the rate to 0 or add them to its vocabulary",
     );
   }
+  return { begin: fimBegin, hole: fimHole, end: fimEnd };
+}
+
+/** Two cuts, each anywhere between two characters with the same chance. */
+export function cutInThree(
+  text: string,
+  random: () => number,
+): readonly [prefix: string, middle: string, suffix: string] {
   const cut = () => wholeCharacter(text, Math.floor(random() * (text.length + 1)));
   const [from, to] = [cut(), cut()].sort((a, b) => a - b) as [number, number];
-  return [
-    fimBegin,
-    ...Array.from(tokenizer.encode(text.slice(0, from))),
-    fimHole,
-    ...Array.from(tokenizer.encode(text.slice(to))),
-    fimEnd,
-    ...Array.from(tokenizer.encode(text.slice(from, to))),
-  ];
+  return [text.slice(0, from), text.slice(from, to), text.slice(to)];
 }
 
 /** The position, or the one before it inside a surrogate pair. */

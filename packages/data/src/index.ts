@@ -6,10 +6,11 @@ export {
 } from "./conversation-source.ts";
 export { type ConversationRows, packConversations } from "./conversations.ts";
 export {
-  type Corpus,
+  Corpus,
   type DocumentTokenizer,
   type EncodeCorpusOptions,
   encodeCorpus,
+  type TokenDocuments,
 } from "./corpus.ts";
 export { fillInTheMiddle } from "./fim.ts";
 export { italianNumber } from "./italian-numbers.ts";

@@ -1,11 +1,10 @@
 import { describe, expect, it } from "vitest";
+import { Corpus } from "./corpus.ts";
 import { MixedRows } from "./mixture.ts";
 
 /** Documents of one number each, so that a row says where it came from. */
-const corpus = (id: number) => ({
-  tokens: new Int32Array(40).fill(id),
-  starts: Float64Array.from([0, 10, 25, 40]),
-});
+const corpus = (id: number) =>
+  new Corpus(new Int32Array(40).fill(id), Float64Array.from([0, 10, 25, 40]));
 const sources = [
   { corpus: corpus(1), weight: 3 },
   { corpus: corpus(2), weight: 1 },

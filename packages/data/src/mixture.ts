@@ -1,6 +1,6 @@
 /** Several corpora in one stream of rows, each with its share. */
 
-import type { Corpus } from "./corpus.ts";
+import type { TokenDocuments } from "./corpus.ts";
 import { PackedRows, type Position, type TokenRows } from "./packing.ts";
 import { randomStream } from "./random.ts";
 
@@ -21,7 +21,7 @@ export class MixedRows {
    * @param sources corpora with their weights, in any unit: a corpus gives weight / sum of the tokens
    * @throws RangeError for no corpus, and for a weight that is not a positive number
    */
-  constructor(sources: readonly { corpus: Corpus; weight: number }[], seed: number) {
+  constructor(sources: readonly { corpus: TokenDocuments; weight: number }[], seed: number) {
     if (sources.length === 0) throw new RangeError("a mixture needs one corpus at least");
     for (const [i, { weight }] of sources.entries()) {
       if (!(weight > 0 && Number.isFinite(weight))) {

@@ -1,4 +1,6 @@
 export { Deduplicator, type DeduplicatorOptions } from "./node/dedupe.ts";
+export type { FileCounts, ShardEntry, ShardedSource, ShardManifest } from "./node/manifest.ts";
+export { type PrepareOptions, prepareShards } from "./node/prepare.ts";
 export {
   DataError,
   type DataProblem,
@@ -6,3 +8,4 @@ export {
   type ReadOptions,
   readSamples,
 } from "./node/read.ts";
+export { openShards, type ShardFolder, TokenShards, verifyShards } from "./node/shards.ts";

@@ -2,7 +2,7 @@
  * Rows of tokens for pre-training: documents in random order, one after another, cut into rows
  * without regard to their borders and without masking between them (section 4.1 of the report).
  */
-import type { Corpus } from "./corpus.ts";
+import type { TokenDocuments } from "./corpus.ts";
 import { shuffled } from "./random.ts";
 
 /** Where a stream stands: enough to go on from exactly there. */
@@ -22,17 +22,15 @@ export interface TokenRows {
 
 /** An endless stream of rows over a corpus; every epoch has its own order. */
 export class PackedRows {
-  readonly #corpus: Corpus;
+  readonly #corpus: TokenDocuments;
   readonly #seed: number;
   #order: Uint32Array;
   #position: Position = { epoch: 0, document: 0, offset: 0 };
 
   /** @throws RangeError for a corpus of fewer than two tokens */
-  constructor(corpus: Corpus, seed: number) {
-    if (corpus.tokens.length < 2) {
-      throw new RangeError(
-        `a corpus needs two tokens at least, this one has ${corpus.tokens.length}`,
-      );
+  constructor(corpus: TokenDocuments, seed: number) {
+    if (corpus.size < 2) {
+      throw new RangeError(`a corpus needs two tokens at least, this one has ${corpus.size}`);
     }
     this.#corpus = corpus;
     this.#seed = seed;
@@ -47,10 +45,10 @@ export class PackedRows {
   /** Goes on from a saved position. @throws RangeError for one that this corpus does not have */
   seek(position: Position): void {
     const { epoch, document, offset } = position;
-    const documents = this.#corpus.starts.length - 1;
+    const { documents } = this.#corpus;
     const whole = [epoch, document, offset].every((n) => Number.isInteger(n) && n >= 0);
     this.#order = this.#shuffle(whole ? epoch : 0);
-    if (!whole || document >= documents || offset >= this.#documentAt(document).length) {
+    if (!whole || document >= documents || offset >= this.#sizeAt(document)) {
       throw new RangeError(
         `position ${JSON.stringify(position)} does not lie in this corpus of ${documents} documents; was it saved with other data?`,
       );
@@ -72,26 +70,21 @@ export class PackedRows {
   }
 
   #shuffle(epoch: number): Uint32Array {
-    return shuffled(
-      this.#corpus.starts.length - 1,
-      (this.#seed + Math.imul(epoch, 0x9e3779b1)) >>> 0,
-    );
+    return shuffled(this.#corpus.documents, (this.#seed + Math.imul(epoch, 0x9e3779b1)) >>> 0);
   }
 
-  #documentAt(place: number): Int32Array {
-    const { tokens, starts } = this.#corpus;
-    const d = this.#order[place] as number;
-    return tokens.subarray(starts[d], starts[d + 1]);
+  #sizeAt(place: number): number {
+    return this.#corpus.sizeOf(this.#order[place] as number);
   }
 
   #fill(row: Int32Array): void {
     for (let filled = 0; filled < row.length; ) {
       const { epoch, document, offset } = this.#position;
-      const rest = this.#documentAt(document).subarray(offset);
-      const part = rest.subarray(0, row.length - filled);
-      row.set(part, filled);
+      const rest = this.#sizeAt(document) - offset;
+      const part = row.subarray(filled, filled + rest);
+      this.#corpus.read(this.#order[document] as number, offset, part);
       filled += part.length;
-      if (part.length < rest.length) {
+      if (part.length < rest) {
         this.#position = { epoch, document, offset: offset + part.length };
       } else if (document + 1 < this.#order.length) {
         this.#position = { epoch, document: document + 1, offset: 0 };
@@ -105,6 +98,8 @@ export class PackedRows {
   /** The token that the next row starts with. */
   #peek(): number {
     const { document, offset } = this.#position;
-    return this.#documentAt(document)[offset] as number;
+    const token = new Int32Array(1);
+    this.#corpus.read(this.#order[document] as number, offset, token);
+    return token[0] as number;
   }
 }

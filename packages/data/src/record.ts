@@ -21,6 +21,20 @@ const ROLES: Readonly<Record<string, Role>> = {
   observation: "tool",
 };
 
+/** The fields that `readRecord` looks at. */
+export const RECORD_FIELDS = [
+  "text",
+  "content",
+  "messages",
+  "conversations",
+  "instruction",
+  "input",
+  "output",
+  "prompt",
+  "completion",
+  "source",
+] as const;
+
 /**
  * Reads a record: `{ text }` or `{ content }`; OpenAI's `{ messages }`; ShareGPT's
  * `{ conversations: [{ from, value }] }`; Alpaca's `{ instruction, input, output }`;

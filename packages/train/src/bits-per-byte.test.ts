@@ -1,4 +1,4 @@
-import { PackedRows } from "@dsv3/data";
+import { Corpus, PackedRows } from "@dsv3/data";
 import { initParams } from "@dsv3/model";
 import { disposeTree, key, memory, setBackend, treeMap, zeros } from "@dsv3/tensor";
 import { referenceBackend } from "@dsv3/tensor/testing";
@@ -21,7 +21,7 @@ test("a model that knows nothing spends log2 V bits on each token that stands fo
   const result = await bitsPerByte(params, smallConfig, counting(), lengths, size);
   expect(result).toMatchObject({ tokens: 16, bytes: 48 });
   expect(result.bitsPerByte).toBeCloseTo(4 / 3, 5);
-  const text = { tokens: Int32Array.of(8, 9, 1), starts: Float64Array.of(0, 3) };
+  const text = new Corpus(Int32Array.of(8, 9, 1), Float64Array.of(0, 3));
   const rows = await bitsPerByte(params, smallConfig, new PackedRows(text, 1), lengths, size);
   // 32 targets, of which each third is a control token.
   expect(rows.bytes).toBe(3 * rows.tokens);

@@ -1,10 +1,11 @@
 /** Samples from files: plain text, lines of JSON, JSON lists and parquet tables, streamed. */
-import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
 import { readRecord, type Sample } from "../record.ts";
 import { readBytes } from "./bytes.ts";
-import { findFiles, formatOf } from "./files.ts";
+import { findFiles, formatOf, type InputFile } from "./files.ts";
+import { splitJson } from "./json-values.ts";
 import { splitLines } from "./lines.ts";
+import { tableRows } from "./tables.ts";
+import { textPieces } from "./text-pieces.ts";
 
 /** Something in a file that cannot be learned from. */
 export interface DataProblem {
@@ -17,8 +18,13 @@ export interface DataProblem {
 export interface ReadOptions {
   /** Told of each problem, which is then passed over. Without it, the first problem is thrown. */
   readonly onProblem?: (problem: DataProblem) => void;
-  /** Longest line, or whole text file, in bytes; 64 MiB unless told. */
+  /**
+   * Longest line, record of a JSON list, or document of a text file, in bytes; 64 MiB unless told. A
+   * longer text file gives several documents.
+   */
   readonly maxBytes?: number;
+  /** Told of the stored bytes of the files that were read. */
+  readonly onRead?: (bytes: number) => void;
 }
 
 /** A sample, and where it stands. */
@@ -36,6 +42,14 @@ export class DataError extends Error {
   }
 }
 
+/** What to do with a problem, by the options. */
+export function reporter({ onProblem }: ReadOptions): (problem: DataProblem) => void {
+  return (problem) => {
+    if (!onProblem) throw new DataError(problem);
+    onProblem(problem);
+  };
+}
+
 /**
  * Reads every sample of the files, folders and glob patterns, in a fixed order. A text file is one
  * document; a line of a jsonl file, an entry of a json list and a row of a table are records as
@@ -46,128 +60,91 @@ export async function* readSamples(
   patterns: readonly string[],
   options: ReadOptions = {},
 ): AsyncGenerator<FileSample> {
-  const maxBytes = options.maxBytes ?? 2 ** 26;
-  const report = (problem: DataProblem) => {
-    if (!options.onProblem) throw new DataError(problem);
-    options.onProblem(problem);
-  };
-  for (const file of await findFiles(patterns)) {
-    let empty = true;
-    try {
-      for await (const { line, value, problem } of RECORDS[formatOf(file) ?? "txt"](
-        file,
-        maxBytes,
-      )) {
-        empty = false;
-        try {
-          if (problem !== undefined) throw new TypeError(problem);
-          yield { ...readRecord(value), file, line };
-        } catch (error) {
-          if (!(error instanceof TypeError)) throw error;
-          report({ file, line, message: error.message });
-        }
-      }
-    } catch (error) {
-      // Damage ends a file, but not a reading that passes over problems.
-      if (error instanceof DataError || !(error instanceof Error)) throw error;
-      empty = false;
-      report({ file, message: error.message.replace(`${file}: `, "") });
-    }
-    if (empty) report({ file, message: "the file is empty" });
-  }
+  for (const file of await findFiles(patterns)) yield* readFile(file, options);
 }
 
-interface Found {
-  readonly line: number;
-  readonly value?: unknown;
-  readonly problem?: string;
-}
-
-const RECORDS: Record<
-  NonNullable<ReturnType<typeof formatOf>>,
-  (file: string, maxBytes: number) => AsyncGenerator<Found>
-> = { txt: wholeText, jsonl: jsonLines, json: jsonList, parquet: tableRows };
-
-async function* wholeText(file: string, maxBytes: number): AsyncGenerator<Found> {
-  const bytes = await wholeFile(file, maxBytes);
-  if (bytes.length === 0) return;
-  for await (const { problem } of splitLines(oneChunk(bytes), maxBytes)) {
-    if (problem === undefined) break; // the first line knows the encoding
-    yield { line: 1, problem };
-    return;
-  }
+/** The samples of one file; see `readSamples`. */
+export async function* readFile(
+  { name: file, local }: InputFile,
+  options: ReadOptions = {},
+): AsyncGenerator<FileSample> {
+  const { maxBytes = 2 ** 26, onRead = () => {} } = options;
+  const report = reporter(options);
+  // A file that cannot be fetched is no problem of the data, to be passed over.
+  const path = await local();
+  let empty = true;
   try {
-    yield { line: 1, value: { text: new TextDecoder("utf-8", { fatal: true }).decode(bytes) } };
-  } catch {
-    yield { line: lineOfInvalidByte(bytes), problem: "not valid UTF-8" };
+    for await (const found of RECORDS[formatOf(file) ?? "txt"](path, maxBytes, onRead)) {
+      empty = false;
+      try {
+        if ("problem" in found) throw new TypeError(found.problem);
+        yield { ...readRecord(found.value), file, line: found.line };
+      } catch (error) {
+        if (!(error instanceof TypeError)) throw error;
+        report({ file, line: found.line, message: error.message });
+      }
+    }
+  } catch (error) {
+    // Damage ends a file, but not a reading that passes over problems.
+    if (error instanceof DataError || !(error instanceof Error)) throw error;
+    empty = false;
+    report({ file, message: error.message });
+  }
+  if (empty) report({ file, message: "the file is empty" });
+}
+
+type Found =
+  | { readonly line: number; readonly value: unknown }
+  | { readonly line: number; readonly problem: string };
+
+type Reader = (
+  path: string,
+  maxBytes: number,
+  onRead: (bytes: number) => void,
+) => AsyncGenerator<Found>;
+
+const RECORDS: Record<NonNullable<ReturnType<typeof formatOf>>, Reader> = {
+  txt: wholeText,
+  jsonl: jsonLines,
+  json: jsonValues,
+  parquet: (path, _, onRead) => tableRows(path, onRead),
+};
+
+async function* wholeText(...[path, maxBytes, onRead]: Parameters<Reader>): AsyncGenerator<Found> {
+  for await (const piece of textPieces(readBytes(path, onRead), maxBytes)) {
+    yield "text" in piece ? { line: piece.line, value: { text: piece.text } } : piece;
   }
 }
 
-async function* jsonLines(file: string, maxBytes: number): AsyncGenerator<Found> {
-  for await (const { number, text, problem } of splitLines(readBytes(file), maxBytes)) {
+async function* jsonLines(...[path, maxBytes, onRead]: Parameters<Reader>): AsyncGenerator<Found> {
+  for await (const { number, text, problem } of splitLines(readBytes(path, onRead), maxBytes)) {
     if (text === undefined) yield { line: number, problem: problem ?? "" };
     else if (text.trim() !== "") yield { line: number, ...parsed(text) };
   }
 }
 
-async function* jsonList(file: string, maxBytes: number): AsyncGenerator<Found> {
-  const bytes = await wholeFile(file, maxBytes);
-  if (bytes.length === 0) return;
-  const { value, problem } = parsed(new TextDecoder().decode(bytes));
-  if (problem !== undefined) yield { line: 1, problem };
-  else if (!Array.isArray(value)) yield { line: 1, value };
-  else for (const [i, entry] of value.entries()) yield { line: i + 1, value: entry };
-}
-
-async function* tableRows(file: string): AsyncGenerator<Found> {
-  const buffer = await asyncBufferFromFile(file);
-  if (buffer.byteLength === 0) return;
-  const metadata = await parquetMetadataAsync(buffer);
+async function* jsonValues(...[path, maxBytes, onRead]: Parameters<Reader>): AsyncGenerator<Found> {
+  const utf8 = new TextDecoder("utf-8", { fatal: true });
   let line = 0;
-  for (const group of metadata.row_groups) {
-    const rowEnd = line + Number(group.num_rows);
-    const range = { file: buffer, metadata, compressors, rowStart: line, rowEnd };
-    for (const value of await parquetReadObjects(range)) yield { line: ++line, value };
+  for await (const found of splitJson(readBytes(path, onRead), maxBytes)) {
+    line++;
+    if ("problem" in found) yield { line, problem: found.problem };
+    else {
+      let text: string | undefined;
+      try {
+        text = utf8.decode(found.bytes);
+      } catch {
+        yield { line, problem: "not valid UTF-8" };
+      }
+      if (text !== undefined) yield { line, ...parsed(text) };
+    }
   }
 }
 
-function parsed(text: string): { value?: unknown; problem?: string } {
+function parsed(text: string): { value: unknown } | { problem: string } {
   try {
     return { value: JSON.parse(text) };
   } catch (error) {
     return { problem: `not valid JSON: ${(error as Error).message}` };
   }
-}
-
-async function wholeFile(file: string, maxBytes: number): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  let length = 0;
-  for await (const chunk of readBytes(file)) {
-    length += chunk.length;
-    if (length > maxBytes) {
-      throw new Error(`larger than the limit of ${maxBytes} bytes for one document; split it`);
-    }
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
-}
-
-async function* oneChunk(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield bytes;
-}
-
-/** The first line that does not decode. */
-function lineOfInvalidByte(bytes: Uint8Array): number {
-  let line = 1;
-  for (let from = 0; from < bytes.length; line++) {
-    const end = bytes.indexOf(10, from);
-    const part = bytes.subarray(from, end < 0 ? bytes.length : end);
-    try {
-      new TextDecoder("utf-8", { fatal: true }).decode(part);
-    } catch {
-      return line;
-    }
-    from = end < 0 ? bytes.length : end + 1;
-  }
-  return line;
 }
