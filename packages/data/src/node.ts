@@ -1,4 +1,6 @@
 export { Deduplicator, type DeduplicatorOptions } from "./node/dedupe.ts";
+export { pinNames } from "./node/files.ts";
+export type { FetchOptions } from "./node/input-file.ts";
 export type { FileCounts, ShardEntry, ShardedSource, ShardManifest } from "./node/manifest.ts";
 export { type PrepareOptions, prepareShards } from "./node/prepare.ts";
 export {

@@ -11,12 +11,13 @@ const MOST_EXPANSION = 1000;
 const ALWAYS_ALLOWED = 2 ** 26;
 
 /**
- * Streams a file; .gz, .xz and .zst are decompressed.
+ * Streams a file, decompressed.
  * @param onRead told of the stored bytes that were read
  * @throws Error for a file that is missing, truncated, damaged, or a decompression bomb
  */
 export async function* readBytes(
   path: string,
+  compression?: "gz" | "xz" | "zst",
   onRead: (bytes: number) => void = () => {},
 ): AsyncGenerator<Uint8Array> {
   const file = createReadStream(path, { highWaterMark: 1 << 20 });
@@ -30,7 +31,7 @@ export async function* readBytes(
     }
   }
   try {
-    for await (const chunk of decompressed(path, counted())) {
+    for await (const chunk of decompressed(counted(), compression)) {
       decoded += chunk.length;
       if (decoded > ALWAYS_ALLOWED && decoded > MOST_EXPANSION * stored) {
         throw new Error(
@@ -44,11 +45,13 @@ export async function* readBytes(
   }
 }
 
-function decompressed(path: string, file: AsyncGenerator<Uint8Array>): AsyncIterable<Uint8Array> {
-  if (/\.gz$/i.test(path)) return through(file, createGunzip({ chunkSize: 1 << 17 }));
-  if (/\.zst$/i.test(path)) return through(file, createZstdDecompress({ chunkSize: 1 << 17 }));
-  if (/\.xz$/i.test(path)) return unxz(file);
-  return file;
+function decompressed(
+  file: AsyncGenerator<Uint8Array>,
+  compression: "gz" | "xz" | "zst" | undefined,
+): AsyncIterable<Uint8Array> {
+  if (compression === "gz") return through(file, createGunzip({ chunkSize: 1 << 17 }));
+  if (compression === "zst") return through(file, createZstdDecompress({ chunkSize: 1 << 17 }));
+  return compression === "xz" ? unxz(file) : file;
 }
 
 async function* through(

@@ -1,40 +1,21 @@
 /** Which files a list of paths, folders and glob patterns means. */
 import { glob, readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
-
-/** A file to be read. */
-export interface InputFile {
-  /** What messages call it. */
-  readonly name: string;
-  /** In bytes, as it is stored. */
-  readonly size: number;
-  /** Another one when the content is another. */
-  readonly version: string;
-  /** Where it is on this disk, fetched now if it was not there. */
-  local(): Promise<string>;
-}
-
-/** Formats that are read, each alone or compressed. */
-const FORMAT = /\.(txt|md|jsonl|ndjson|json)(\.(gz|xz|zst))?$|\.parquet$/i;
-
-/** The format of a file by its name: "txt", "jsonl", "json" or "parquet". */
-export function formatOf(path: string): "txt" | "jsonl" | "json" | "parquet" | undefined {
-  const match = FORMAT.exec(path);
-  if (!match) return undefined;
-  const name = match[1]?.toLowerCase();
-  if (name === undefined) return "parquet";
-  if (name === "md") return "txt";
-  return name === "ndjson" ? "jsonl" : (name as "txt" | "jsonl" | "json");
-}
+import { join, resolve } from "node:path";
+import { hubFiles, hubOptions, isHubName } from "./hub.ts";
+import { formatOf, type InputFile, KNOWN } from "./input-file.ts";
 
 /**
  * Files in the order of the patterns, sorted within each; a folder means every readable file below
- * it. The same file twice is read once.
+ * it, and `hf:owner/name` a dataset of the Hugging Face Hub. The same file twice is read once.
  * @throws Error for a pattern that means nothing, and for a named file of an unknown format
  */
 export async function findFiles(patterns: readonly string[]): Promise<InputFile[]> {
   const found = new Map<string, InputFile>();
   for (const pattern of patterns) {
+    if (isHubName(pattern)) {
+      for (const file of await hubFiles(pattern, hubOptions())) found.set(file.name, file);
+      continue;
+    }
     const files = await expand(pattern);
     if (files.length === 0) throw new Error(`${pattern}: no file that can be read; ${KNOWN}`);
     for (const path of files) found.set(path, await localFile(path));
@@ -42,7 +23,19 @@ export async function findFiles(patterns: readonly string[]): Promise<InputFile[
   return [...found.values()];
 }
 
-export const KNOWN = "known are .txt, .md, .jsonl, .json (each also .gz, .xz or .zst) and .parquet";
+/**
+ * Names that mean the same from another folder and at another time: absolute paths, and files of the
+ * Hub by their commit.
+ * @throws Error for a name of the Hub that means nothing
+ */
+export async function pinNames(patterns: readonly string[]): Promise<string[]> {
+  const pinned: string[] = [];
+  for (const pattern of patterns) {
+    if (!isHubName(pattern)) pinned.push(resolve(pattern));
+    else pinned.push(...(await hubFiles(pattern, hubOptions())).map(({ name }) => name));
+  }
+  return pinned;
+}
 
 async function localFile(path: string): Promise<InputFile> {
   const { size, mtimeMs } = await stat(path);

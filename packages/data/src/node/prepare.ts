@@ -9,7 +9,8 @@ import { EncoderPool, saveTokenizer } from "@dsv3/tokenizer/node";
 import { cutInThree, fimTokens } from "../fim.ts";
 import { randomStream } from "../random.ts";
 import { Deduplicator, type DeduplicatorOptions } from "./dedupe.ts";
-import { findFiles, type InputFile } from "./files.ts";
+import { findFiles } from "./files.ts";
+import type { InputFile } from "./input-file.ts";
 import {
   type FileCounts,
   MANIFEST,
@@ -38,8 +39,6 @@ export interface PrepareOptions extends ReadOptions {
   readonly threads?: number;
   /** Told what has been written or is about to be. */
   readonly onProgress?: (done: { documents: number; tokens: number }) => void;
-  /** Stops the work; the same call goes on with it. */
-  readonly signal?: AbortSignal;
 }
 
 /** Texts are encoded together up to this many UTF-16 units a thread. */
@@ -50,11 +49,11 @@ const STATE = "state.json";
 
 /**
  * Tokenizes documents, each after the begin-of-sentence token where the tokenizer has one and before
- * the end-of-sequence token, into `folder`, which must not exist. Memory holds one shard and the texts
+ * the end-of-sequence token, into `folder`, which must not exist. A `signal` stops the work. Memory holds one shard and the texts
  * of two batches, and with `duplicates` some numbers for each document.
  *
- * The folder appears when it is whole. Until then the shards are in `folder.unfinished`; after a crash
- * the same call goes on with them and gives the same bytes, since everything random is a function of
+ * The folder appears when it is whole. Until then the shards are in `folder.unfinished`; after a stop
+ * or a crash the same call goes on with them and gives the same bytes, since everything random is a function of
  * the seed and the number of a document. It reads the texts again, but encodes only what is missing.
  * @throws DataError for the first problem, unless `onProblem` is given; Error when what is unfinished
  *   there was begun from other data or with other options, and when no text is left
@@ -126,7 +125,7 @@ async function prepareSource(
   files: readonly InputFile[],
   { options, settings, pool, seen, work }: Context,
 ): Promise<Omit<ShardedSource, "paths" | "weight">> {
-  const { tokenizer, signal } = options;
+  const { tokenizer } = options;
   const { fimRate, seed, shardTokens } = settings;
   const shards = work.shardsOf(s);
   const done = shards.reduce((sum, { documents }) => sum + documents, 0);
@@ -168,7 +167,6 @@ async function prepareSource(
   for (const file of files) {
     const of = { documents: 0, empty: 0, exactDuplicates: 0, nearDuplicates: 0, problems: 0 };
     for await (const text of textsOf(file, options, of)) {
-      signal?.throwIfAborted();
       if (text.length === 0) of.empty++;
       const found = text.length === 0 ? undefined : (seen?.add(text) ?? "new");
       if (found === "exact") of.exactDuplicates++;

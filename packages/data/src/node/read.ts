@@ -1,7 +1,8 @@
 /** Samples from files: plain text, lines of JSON, JSON lists and parquet tables, streamed. */
 import { readRecord, type Sample } from "../record.ts";
 import { readBytes } from "./bytes.ts";
-import { findFiles, formatOf, type InputFile } from "./files.ts";
+import { findFiles } from "./files.ts";
+import { compressionOf, type FetchOptions, formatOf, type InputFile } from "./input-file.ts";
 import { splitJson } from "./json-values.ts";
 import { splitLines } from "./lines.ts";
 import { tableRows } from "./tables.ts";
@@ -15,7 +16,7 @@ export interface DataProblem {
   readonly message: string;
 }
 
-export interface ReadOptions {
+export interface ReadOptions extends FetchOptions {
   /** Told of each problem, which is then passed over. Without it, the first problem is thrown. */
   readonly onProblem?: (problem: DataProblem) => void;
   /**
@@ -65,16 +66,19 @@ export async function* readSamples(
 
 /** The samples of one file; see `readSamples`. */
 export async function* readFile(
-  { name: file, local }: InputFile,
+  input: InputFile,
   options: ReadOptions = {},
 ): AsyncGenerator<FileSample> {
-  const { maxBytes = 2 ** 26, onRead = () => {} } = options;
+  const { maxBytes = 2 ** 26, onRead = () => {}, signal } = options;
+  const { name: file } = input;
   const report = reporter(options);
   // A file that cannot be fetched is no problem of the data, to be passed over.
-  const path = await local();
+  const path = await input.local(options);
+  const bytes = () => readBytes(path, compressionOf(file), onRead);
   let empty = true;
   try {
-    for await (const found of RECORDS[formatOf(file) ?? "txt"](path, maxBytes, onRead)) {
+    for await (const found of records(formatOf(file) ?? "txt", path, bytes, maxBytes, onRead)) {
+      signal?.throwIfAborted();
       empty = false;
       try {
         if ("problem" in found) throw new TypeError(found.problem);
@@ -86,7 +90,8 @@ export async function* readFile(
     }
   } catch (error) {
     // Damage ends a file, but not a reading that passes over problems.
-    if (error instanceof DataError || !(error instanceof Error)) throw error;
+    const isDamage = error instanceof Error && !(error instanceof DataError);
+    if (!isDamage || signal?.aborted) throw error;
     empty = false;
     report({ file, message: error.message });
   }
@@ -97,36 +102,44 @@ type Found =
   | { readonly line: number; readonly value: unknown }
   | { readonly line: number; readonly problem: string };
 
-type Reader = (
+function records(
+  format: NonNullable<ReturnType<typeof formatOf>>,
   path: string,
+  bytes: () => AsyncIterable<Uint8Array>,
   maxBytes: number,
   onRead: (bytes: number) => void,
-) => AsyncGenerator<Found>;
+): AsyncGenerator<Found> {
+  if (format === "parquet") return tableRows(path, onRead);
+  const reader = { txt: wholeText, jsonl: jsonLines, json: jsonValues }[format];
+  return reader(bytes(), maxBytes);
+}
 
-const RECORDS: Record<NonNullable<ReturnType<typeof formatOf>>, Reader> = {
-  txt: wholeText,
-  jsonl: jsonLines,
-  json: jsonValues,
-  parquet: (path, _, onRead) => tableRows(path, onRead),
-};
-
-async function* wholeText(...[path, maxBytes, onRead]: Parameters<Reader>): AsyncGenerator<Found> {
-  for await (const piece of textPieces(readBytes(path, onRead), maxBytes)) {
+async function* wholeText(
+  bytes: AsyncIterable<Uint8Array>,
+  maxBytes: number,
+): AsyncGenerator<Found> {
+  for await (const piece of textPieces(bytes, maxBytes)) {
     yield "text" in piece ? { line: piece.line, value: { text: piece.text } } : piece;
   }
 }
 
-async function* jsonLines(...[path, maxBytes, onRead]: Parameters<Reader>): AsyncGenerator<Found> {
-  for await (const { number, text, problem } of splitLines(readBytes(path, onRead), maxBytes)) {
+async function* jsonLines(
+  bytes: AsyncIterable<Uint8Array>,
+  maxBytes: number,
+): AsyncGenerator<Found> {
+  for await (const { number, text, problem } of splitLines(bytes, maxBytes)) {
     if (text === undefined) yield { line: number, problem: problem ?? "" };
     else if (text.trim() !== "") yield { line: number, ...parsed(text) };
   }
 }
 
-async function* jsonValues(...[path, maxBytes, onRead]: Parameters<Reader>): AsyncGenerator<Found> {
+async function* jsonValues(
+  bytes: AsyncIterable<Uint8Array>,
+  maxBytes: number,
+): AsyncGenerator<Found> {
   const utf8 = new TextDecoder("utf-8", { fatal: true });
   let line = 0;
-  for await (const found of splitJson(readBytes(path, onRead), maxBytes)) {
+  for await (const found of splitJson(bytes, maxBytes)) {
     line++;
     if ("problem" in found) yield { line, problem: found.problem };
     else {
