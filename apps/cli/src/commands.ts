@@ -19,6 +19,14 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Measure this machine: products, memory, training and decoding",
     load: async () => (await import("./commands/bench.ts")).bench,
   },
+  "data prepare": {
+    summary: "Tokenize a mix of texts into shards for training",
+    load: async () => (await import("./commands/data.ts")).prepare,
+  },
+  "data inspect": {
+    summary: "What prepared data holds, and whether it is whole",
+    load: async () => (await import("./commands/data.ts")).inspect,
+  },
   demo: {
     summary: "Train a small DeepSeek-V3 on real text in two minutes, and let it write",
     load: async () => (await import("./commands/demo.ts")).demo,

@@ -1,8 +1,14 @@
 export { Deduplicator, type DeduplicatorOptions } from "./node/dedupe.ts";
 export { pinNames } from "./node/files.ts";
 export type { FetchOptions } from "./node/input-file.ts";
-export type { FileCounts, ShardEntry, ShardedSource, ShardManifest } from "./node/manifest.ts";
-export { type PrepareOptions, prepareShards } from "./node/prepare.ts";
+export {
+  type FileCounts,
+  isShardFolder,
+  type ShardEntry,
+  type ShardedSource,
+  type ShardManifest,
+} from "./node/manifest.ts";
+export { type PrepareOptions, type PrepareProgress, prepareShards } from "./node/prepare.ts";
 export {
   DataError,
   type DataProblem,

@@ -30,7 +30,9 @@ beforeAll(async () => {
 });
 afterAll(() => rm(dir, { recursive: true }));
 
-it("trains, stops on Ctrl-C with a checkpoint, goes on, and the model writes", async () => {
+it("trains, stops on Ctrl-C with a checkpoint, goes on, and the model writes", {
+  timeout: 60_000,
+}, async () => {
   const io = fakeIo();
   const stopAt = 3;
   io.stderr.write = (text) => {

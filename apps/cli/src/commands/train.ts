@@ -1,6 +1,6 @@
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { type Corpus, encodeCorpus, PackedRows } from "@dsv3/data";
-import { readSamples } from "@dsv3/data/node";
+import { pinNames } from "@dsv3/data/node";
 import {
   checkConfig,
   type ModelConfig,
@@ -22,13 +22,14 @@ import { trainWithProgress } from "../run-view.ts";
 import { tokenizerFiles } from "../tokenizer-files.ts";
 import { formatCount } from "../ui/format.ts";
 import { printJson } from "../ui/json.ts";
+import { dataOfTexts, preparedData, readTexts, type TrainData } from "./train-data.ts";
 import { readJson, settingsOf } from "./train-settings.ts";
 
 const flags = {
   data: {
     type: "string",
     value: "PATH,PATH",
-    help: "files, folders or patterns: text, jsonl, json, parquet, also compressed",
+    help: "texts: files, folders, patterns or hf:owner/name; or a folder that data prepare made",
   },
   out: { type: "string", value: "DIR", help: "the run's folder, which must not exist yet" },
   resume: { type: "string", value: "DIR", help: "goes on with the run in this folder" },
@@ -147,6 +148,8 @@ type TrainArgs = Args<typeof flags, Record<never, never>>;
 interface Source {
   readonly data: readonly string[];
   readonly fimRate: number;
+  /** Of prepared data: its digest, so that a run goes on with the same. */
+  readonly shards?: string;
   readonly heldOut?: readonly string[];
   readonly evaluateEvery?: number;
 }
@@ -159,28 +162,24 @@ export const train: Command = defineCommand({
     "train --data 'corpus/*.jsonl.gz' --config my-config.json --tokenizer my-tokenizer --out runs/mine --steps 20000",
     "train --data books/ --out runs/long --phase pretrain.json,extend.json --ema 0.999 --held-out more-books/",
     "train --data books/ --out runs/report --tokens 50000000 --accumulate 5",
+    "train --data shards/mix --out runs/mix",
     "train --resume runs/books",
   ],
   async run(args, io) {
     const backend = await openBackend(args.backend);
     try {
       setBackend(backend);
-      const { dir, record, tokenizer, texts } = args.resume
+      const { dir, record, tokenizer, data } = args.resume
         ? await existingRun(args.resume, args)
         : await newRun(args);
       const source = record.source as Source;
       const { settings, config } = record;
-      const corpus = encodeCorpus(texts, tokenizer, {
-        fimRate: source.fimRate,
-        seed: settings.seed,
-      });
       io.stderr.write(
-        `${formatCount(texts.length)} documents, ${formatCount(corpus.tokens.length)} tokens\n`,
+        `${formatCount(data.documents)} documents, ${formatCount(data.tokens)} tokens\n`,
       );
       const evaluate = await evaluation(source, tokenizer);
       const extraFiles = tokenizerFiles(tokenizer);
-      const rows = new PackedRows(corpus, settings.seed);
-      const result = await trainWithProgress(io, "training", dir, config, settings, rows, {
+      const result = await trainWithProgress(io, "training", dir, config, settings, data.rows, {
         resume: args.resume !== undefined,
         source,
         extraFiles,
@@ -192,6 +191,7 @@ export const train: Command = defineCommand({
         });
       }
       disposeTree([result.params, result.ema]);
+      data.close();
       report(io, dir, result, args.json);
     } finally {
       backend.dispose();
@@ -203,7 +203,7 @@ interface Run {
   readonly dir: string;
   readonly record: RunRecord;
   readonly tokenizer: Tokenizer;
-  readonly texts: readonly string[];
+  readonly data: TrainData;
 }
 
 async function newRun(args: TrainArgs): Promise<Run> {
@@ -214,20 +214,34 @@ async function newRun(args: TrainArgs): Promise<Run> {
   }
   const settings = await settingsOf(args);
   const dir = await freeFolder(args.out, args.out);
-  const data = args.data.split(",").map((path) => resolve(path));
+  const data = await pinNames(args.data.split(","));
   const given =
     args.config === undefined ? undefined : parseHuggingFaceConfig(await readJson(args.config));
-  const texts = await readTexts(data);
-  const tokenizer = args.tokenizer
-    ? await loadTokenizer(args.tokenizer)
-    : trainBpe(texts, { vocabSize: args.vocabSize });
+  const prepared = await preparedData(data);
+  if (prepared && (args.tokenizer !== undefined || args.fimRate > 0)) {
+    throw new UsageError(
+      "prepared data has its tokenizer and its share of filling in the middle; leave out --tokenizer and --fim-rate",
+    );
+  }
+  const texts = prepared ? [] : await readTexts(data);
+  const tokenizer =
+    prepared?.tokenizer ??
+    (args.tokenizer
+      ? await loadTokenizer(args.tokenizer)
+      : trainBpe(texts, { vocabSize: args.vocabSize }));
   const config = fitted(given, args.preset ?? "demo", tokenizer);
   const { heldOut, evaluateEvery } = args;
   const source: Source = {
     ...{ data, fimRate: args.fimRate },
-    ...(heldOut ? { heldOut: heldOut.split(",").map((path) => resolve(path)), evaluateEvery } : {}),
+    ...(prepared ? { shards: prepared.sha256 } : {}),
+    ...(heldOut ? { heldOut: await pinNames(heldOut.split(",")), evaluateEvery } : {}),
   };
-  return { dir, record: { settings, config, source }, tokenizer, texts };
+  const { fimRate } = args;
+  const { seed } = settings;
+  return {
+    ...{ dir, record: { settings, config, source }, tokenizer },
+    data: prepared?.open(seed) ?? dataOfTexts(texts, tokenizer, { fimRate, seed }),
+  };
 }
 
 async function existingRun(dir: string, args: TrainArgs): Promise<Run> {
@@ -235,28 +249,22 @@ async function existingRun(dir: string, args: TrainArgs): Promise<Run> {
     throw new UsageError("--resume takes everything from the run's folder; leave out the rest");
   }
   const record = await readRun(dir);
-  const { data } = (record.source ?? {}) as Partial<Source>;
+  const { data, shards, fimRate = 0 } = (record.source ?? {}) as Partial<Source>;
   if (!Array.isArray(data)) {
     throw new Error(
       `${dir}/run.json does not say where its data is; it was not started by dsv3 train`,
     );
   }
+  const { seed } = record.settings;
   const tokenizer = await loadTokenizer(dir);
-  return { dir, record, tokenizer, texts: await readTexts(data) };
-}
-
-/** Every document; conversations are for fine-tuning. */
-async function readTexts(paths: readonly string[]): Promise<string[]> {
-  const texts: string[] = [];
-  for await (const sample of readSamples(paths)) {
-    if (!("text" in sample)) {
-      throw new Error(
-        `${sample.file}:${sample.line}: a conversation, but training from nothing takes texts`,
-      );
-    }
-    texts.push(sample.text);
+  const prepared = await preparedData(data);
+  if (prepared?.sha256 !== shards) {
+    throw new Error(`${data.join(", ")} is not the data that ${dir} was started with`);
   }
-  return texts;
+  return {
+    ...{ dir, record, tokenizer },
+    data: prepared?.open(seed) ?? dataOfTexts(await readTexts(data), tokenizer, { fimRate, seed }),
+  };
 }
 
 /** Bits per byte of the weights, and of their average, on texts that are not trained on. */

@@ -82,6 +82,16 @@ export async function readManifest(
   return { manifest: json as ShardManifest, sha256 };
 }
 
+/** Whether a path is a folder of prepared data, and not of texts. */
+export async function isShardFolder(path: string): Promise<boolean> {
+  try {
+    const json = JSON.parse(await readFile(join(path, MANIFEST), "utf8")) as Partial<ShardManifest>;
+    return json?.format === FORMAT;
+  } catch {
+    return false;
+  }
+}
+
 const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
 
 /** What is wrong with the parts that reading relies on. */

@@ -135,8 +135,9 @@ describe("prepareShards", () => {
     const out = join(folder, "stopped");
     const stopping = options({
       ...extra,
-      onProgress: () => {
-        throw new Error("stopped here");
+      onProgress: ({ documents, read, size }) => {
+        expect(read).toBeLessThanOrEqual(size);
+        if (documents > 0) throw new Error("stopped here");
       },
     });
     await expect(prepareShards(out, stopping)).rejects.toThrow("stopped here");

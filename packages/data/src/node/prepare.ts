@@ -1,29 +1,30 @@
 /** Texts to a folder of tokenized shards, which training reads in place of the texts. */
 import { createHash } from "node:crypto";
-import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { dirname, join } from "node:path";
-import { isDeepStrictEqual } from "node:util";
+import { resolve } from "node:path";
 import type { Tokenizer } from "@dsv3/tokenizer";
-import { EncoderPool, saveTokenizer } from "@dsv3/tokenizer/node";
+import { EncoderPool } from "@dsv3/tokenizer/node";
 import { cutInThree, fimTokens } from "../fim.ts";
 import { randomStream } from "../random.ts";
 import { Deduplicator, type DeduplicatorOptions } from "./dedupe.ts";
 import { findFiles } from "./files.ts";
 import type { InputFile } from "./input-file.ts";
-import {
-  type FileCounts,
-  MANIFEST,
-  manifestOf,
-  type ShardEntry,
-  type ShardedSource,
-  type ShardManifest,
-} from "./manifest.ts";
+import { type FileCounts, manifestOf, type ShardedSource, type ShardManifest } from "./manifest.ts";
 import { type DataProblem, type ReadOptions, readFile as readSamplesOf, reporter } from "./read.ts";
-import { ShardBuilder, ShardFile, type TokenBytes, tokenBytesFor } from "./shard-file.ts";
-import { syncFolder, writeWhole } from "./write-whole.ts";
+import { ShardBuilder, tokenBytesFor } from "./shard-file.ts";
+import { Unfinished } from "./unfinished.ts";
 
-export interface PrepareOptions extends ReadOptions {
+export interface PrepareProgress {
+  /** Tokenized so far. */
+  readonly documents: number;
+  readonly tokens: number;
+  /** Stored bytes of the files that were read, of those of all files. */
+  readonly read: number;
+  readonly size: number;
+}
+
+export interface PrepareOptions extends Omit<ReadOptions, "onRead"> {
   /** What to read, as `readSamples` takes it; rows are drawn from each source by its weight. */
   readonly sources: readonly { readonly paths: readonly string[]; readonly weight: number }[];
   readonly tokenizer: Tokenizer;
@@ -37,15 +38,11 @@ export interface PrepareOptions extends ReadOptions {
   readonly shardTokens?: number;
   /** Threads that encode; one for every core unless told. */
   readonly threads?: number;
-  /** Told what has been written or is about to be. */
-  readonly onProgress?: (done: { documents: number; tokens: number }) => void;
+  readonly onProgress?: (progress: PrepareProgress) => void;
 }
 
 /** Texts are encoded together up to this many UTF-16 units a thread. */
 const BATCH_LENGTH = 1 << 20;
-/** What a folder is called until it is whole. */
-const UNFINISHED = ".unfinished";
-const STATE = "state.json";
 
 /**
  * Tokenizes documents, each after the begin-of-sentence token where the tokenizer has one and before
@@ -91,19 +88,20 @@ export async function prepareShards(
     duplicates: duplicates ? (duplicates.near ?? "default") : "kept",
     passOver: options.onProblem !== undefined,
   };
-  const work = await Work.open(`${folder}${UNFINISHED}`, plan);
+  const work = await Unfinished.open(resolve(folder), plan);
   await using pool = new EncoderPool(tokenizer, {
     threads: options.threads ?? availableParallelism(),
   });
   const seen = duplicates && new Deduplicator(duplicates);
+  const reading = { read: 0, size: inputs.flat().reduce((sum, { size }) => sum + size, 0) };
   const sources: ShardedSource[] = [];
   for (const [s, { paths, weight }] of options.sources.entries()) {
-    const context = { options, settings, pool, seen, work };
+    const context = { options, settings, pool, seen, work, reading };
     sources.push({ paths, weight, ...(await prepareSource(s, inputs[s] as InputFile[], context)) });
   }
   const { vocabSize } = tokenizer;
   const manifest = manifestOf({ tokenBytes, vocabSize, fimRate, seed, sources });
-  await work.finish(folder, manifest, tokenizer);
+  await work.finish(manifest, tokenizer);
   return manifest;
 }
 
@@ -114,7 +112,9 @@ interface Context {
   readonly settings: Settings;
   readonly pool: EncoderPool;
   readonly seen: Deduplicator | undefined;
-  readonly work: Work;
+  readonly work: Unfinished;
+  /** Stored bytes, for the progress. */
+  readonly reading: { read: number; readonly size: number };
 }
 
 /** A document on its way to the encoder: its text, or the three parts of it. */
@@ -123,7 +123,7 @@ type Pieces = readonly string[];
 async function prepareSource(
   s: number,
   files: readonly InputFile[],
-  { options, settings, pool, seen, work }: Context,
+  { options, settings, pool, seen, work, reading }: Context,
 ): Promise<Omit<ShardedSource, "paths" | "weight">> {
   const { tokenizer } = options;
   const { fimRate, seed, shardTokens } = settings;
@@ -132,6 +132,7 @@ async function prepareSource(
   const builder = new ShardBuilder(tokenBytesFor(tokenizer.vocabSize));
   const totals = { documents: 0, bytes: 0, fimDocuments: 0 };
 
+  const tell = () => options.onProgress?.({ ...work.progress(builder), ...reading });
   const finishShard = async () => {
     const file = `${s}-${String(shards.length).padStart(5, "0")}.tokens`;
     const { documents, size: tokens } = builder;
@@ -147,7 +148,7 @@ async function prepareSource(
       at += pieces.length;
       if (builder.size >= shardTokens) await finishShard();
     }
-    options.onProgress?.(work.progress(builder));
+    tell();
   };
 
   // While one batch is encoded, the next is read.
@@ -166,7 +167,12 @@ async function prepareSource(
   const counts: FileCounts[] = [];
   for (const file of files) {
     const of = { documents: 0, empty: 0, exactDuplicates: 0, nearDuplicates: 0, problems: 0 };
-    for await (const text of textsOf(file, options, of)) {
+    const before = reading.read;
+    const onRead = (bytes: number) => {
+      reading.read += bytes;
+      tell();
+    };
+    for await (const text of textsOf(file, { ...options, onRead }, of)) {
       if (text.length === 0) of.empty++;
       const found = text.length === 0 ? undefined : (seen?.add(text) ?? "new");
       if (found === "exact") of.exactDuplicates++;
@@ -183,6 +189,7 @@ async function prepareSource(
       length += text.length;
       if (length >= BATCH_LENGTH * pool.threads) await encode();
     }
+    reading.read = before + file.size;
     counts.push({ file: file.name, ...of });
   }
   await encode();
@@ -198,7 +205,7 @@ async function prepareSource(
 /** The texts of a file; conversations are problems here. */
 async function* textsOf(
   file: InputFile,
-  options: PrepareOptions,
+  options: ReadOptions,
   counts: { problems: number },
 ): AsyncGenerator<string> {
   const report = reporter(options);
@@ -231,81 +238,4 @@ function framed(tokenizer: Tokenizer, pieces: readonly Uint32Array[]): ArrayLike
   const { begin, hole, end } = fimTokens(tokenizer);
   const [prefix, middle, suffix] = pieces as [Uint32Array, Uint32Array, Uint32Array];
   return around([[begin], prefix, [hole], suffix, [end], middle]);
-}
-
-/** The folder of what is not finished, and its state: the shards that are whole. */
-class Work {
-  readonly #folder: string;
-  readonly #plan: object;
-  readonly #shards: ShardEntry[][];
-
-  private constructor(folder: string, plan: object, shards: ShardEntry[][]) {
-    this.#folder = folder;
-    this.#plan = plan;
-    this.#shards = shards;
-  }
-
-  /** Begins, or goes on with what was begun. @throws Error when that was something else */
-  static async open(
-    folder: string,
-    plan: { readonly sources: readonly unknown[]; readonly tokenBytes: TokenBytes },
-  ): Promise<Work> {
-    await mkdir(folder, { recursive: true });
-    const text = await readFile(join(folder, STATE), "utf8").catch(() => undefined);
-    if (text === undefined) {
-      const work = new Work(
-        folder,
-        plan,
-        plan.sources.map(() => []),
-      );
-      await work.save();
-      return work;
-    }
-    const state = JSON.parse(text) as { plan: object; shards: ShardEntry[][] };
-    if (!isDeepStrictEqual(state.plan, JSON.parse(JSON.stringify(plan)))) {
-      throw new Error(
-        `${folder} was begun with other options, or its texts have changed since; delete it to begin anew`,
-      );
-    }
-    for (const shard of state.shards.flat()) {
-      new ShardFile(join(folder, shard.file), { ...shard, bytes: plan.tokenBytes }).close();
-    }
-    return new Work(folder, plan, state.shards);
-  }
-
-  shardsOf(source: number): ShardEntry[] {
-    return this.#shards[source] as ShardEntry[];
-  }
-
-  /** Documents and tokens of all shards and of the one that is being filled. */
-  progress(current: ShardBuilder): { documents: number; tokens: number } {
-    const shards = this.#shards.flat();
-    const sum = (numbers: number[]) => numbers.reduce((a, b) => a + b, 0);
-    return {
-      documents: sum(shards.map(({ documents }) => documents)) + current.documents,
-      tokens: sum(shards.map(({ tokens }) => tokens)) + current.size,
-    };
-  }
-
-  async write(file: string, parts: readonly Uint8Array[]): Promise<string> {
-    return writeWhole(join(this.#folder, file), parts);
-  }
-
-  async save(): Promise<void> {
-    const state = { plan: this.#plan, shards: this.#shards };
-    await writeWhole(join(this.#folder, STATE), [`${JSON.stringify(state, null, 1)}\n`]);
-  }
-
-  /** Adds what is missing and gives the folder its name. */
-  async finish(folder: string, manifest: ShardManifest, tokenizer: Tokenizer): Promise<void> {
-    const kept = new Set([STATE, ...this.#shards.flat().map(({ file }) => file)]);
-    for (const name of await readdir(this.#folder)) {
-      if (!kept.has(name)) await rm(join(this.#folder, name), { recursive: true });
-    }
-    await saveTokenizer(tokenizer, this.#folder);
-    await writeWhole(join(this.#folder, MANIFEST), [`${JSON.stringify(manifest, null, 1)}\n`]);
-    await rename(this.#folder, folder);
-    await syncFolder(dirname(folder));
-    await rm(join(folder, STATE));
-  }
 }
