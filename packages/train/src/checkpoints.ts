@@ -5,8 +5,9 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { loadModel, type ModelConfig, saveModel } from "@dsv3/model";
+import { loadModel, type ModelConfig, saveModel, toHuggingFaceConfig } from "@dsv3/model";
 import {
+  disposeTree,
   dtypeBytes,
   fromBytes,
   type Tensor,
@@ -34,7 +35,7 @@ interface StateFile {
   readonly momentDtype: "f32" | "bf16";
   /** Whether the moving average of the weights follows the moments in optimizer.bin. */
   readonly ema?: boolean;
-  /** Of optimizer.bin. */
+  /** Of all that the run goes on from: configuration, this file, weights, moments and average. */
   readonly sha256: string;
 }
 
@@ -72,12 +73,13 @@ export async function saveTraining(
   const parts: Uint8Array[] = [];
   for (const t of [...moments, ...treeLeaves(state.ema)]) parts.push(await t.bytes());
   const bytes = Buffer.concat(parts);
-  const file: StateFile = {
+  const described: Omit<StateFile, "sha256"> = {
     progress,
     momentDtype: (moments[0] as Tensor).dtype as StateFile["momentDtype"],
     ...(state.ema ? { ema: true } : {}),
-    sha256: createHash("sha256").update(bytes).digest("hex"),
   };
+  const sha256 = await hashOf(config, described, state.params, bytes);
+  const file: StateFile = { ...described, sha256 };
   await saveModel(checkpointFolder(run, progress.step), config, state.params, {
     extraFiles: {
       ...extraFiles,
@@ -118,12 +120,13 @@ export async function loadTraining(
 }
 
 async function loadOne(folder: string) {
-  const file = JSON.parse(await readFile(join(folder, STATE), "utf8")) as StateFile;
+  const { sha256, ...file } = JSON.parse(await readFile(join(folder, STATE), "utf8")) as StateFile;
   const bytes = await readFile(join(folder, MOMENTS));
-  if (createHash("sha256").update(bytes).digest("hex") !== file.sha256) {
-    throw new Error(`${join(folder, MOMENTS)} is damaged: its hash is not the one in ${STATE}`);
-  }
   const { config, params } = await loadModel(folder);
+  if ((await hashOf(config, file, params, bytes)) !== sha256) {
+    disposeTree(params);
+    throw new Error(`${folder} is damaged: its hash is not the one in ${STATE}`);
+  }
   let offset = 0;
   const read = (like: Tensor, dtype: StateFile["momentDtype"] = file.momentDtype): Tensor => {
     const size = like.size * dtypeBytes(dtype);
@@ -146,4 +149,17 @@ async function loadOne(folder: string) {
     ...(ema ? { ema } : {}),
   };
   return { config, state, progress: file.progress };
+}
+
+/** Of what {@link StateFile} says, in the form that reading gives back exactly. */
+async function hashOf(
+  config: ModelConfig,
+  file: Omit<StateFile, "sha256">,
+  params: TrainState["params"],
+  moments: Uint8Array,
+): Promise<string> {
+  const hash = createHash("sha256");
+  hash.update(JSON.stringify([toHuggingFaceConfig(config), file]));
+  for (const t of treeLeaves(params)) hash.update(await t.bytes());
+  return hash.update(moments).digest("hex");
 }

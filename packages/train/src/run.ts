@@ -83,11 +83,16 @@ export async function train(
   if (resume) await checkSameRun(dir, { settings, config, source });
   else await startRun(dir, { settings, config, source }, extraFiles);
 
+  const warn = (message: string) => events.onWarning?.(message);
+  let damaged = 0;
   const loaded = resume
-    ? await loadTraining(dir, (step, why) =>
-        events.onWarning?.(`checkpoint step-${step} is passed over: ${why}`),
-      )
+    ? await loadTraining(dir, (step, why) => {
+        warn(`checkpoint step-${step} is passed over: ${why}`);
+        damaged++;
+      })
     : undefined;
+  if (damaged > 0 && !loaded)
+    warn("no checkpoint is whole: the run starts again from its first step");
   let state = loaded?.state ?? (await firstState(config, settings, initial));
   let progress: Progress = loaded?.progress ?? {
     step: 0,
