@@ -82,6 +82,7 @@ function valueName(flag: Flag): string {
 
 function note(flag: Flag): string {
   if (flag.type === "boolean") return "";
+  if (flag.type === "list") return `${flag.required ? " (required)" : ""} (may be repeated)`;
   if (flag.default !== undefined) return ` (default: ${flag.default})`;
   return flag.required ? " (required)" : "";
 }

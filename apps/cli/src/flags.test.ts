@@ -28,6 +28,14 @@ function complaint(line: string): string {
 }
 
 describe("parseCommandLine", () => {
+  it("collects flags that may be repeated", () => {
+    const list: Record<string, Flag> = { model: { type: "list", value: "DIR", help: "folders" } };
+    const read = (...argv: string[]) => parseCommandLine(argv, list, {}).model;
+    expect(read("--model", "a", "--model=b")).toEqual(["a", "b"]);
+    expect(read()).toEqual([]);
+    expect(() => read("--model")).toThrow("--model needs a value");
+  });
+
   it("reads every kind of flag, in both spellings, and operands between them", () => {
     const line = "--model m --max-steps=7 hello --learning-rate 3e-4 --dtype bf16 --json";
     expect(parse(line)).toEqual({

@@ -10,6 +10,8 @@ interface FlagBase {
 export type Flag =
   | (FlagBase & { type: "boolean" })
   | (FlagBase & { type: "string"; value: string; default?: string; required?: true })
+  /** May be given many times; without any, the list is empty. */
+  | (FlagBase & { type: "list"; value: string; required?: true })
   | (FlagBase & {
       type: "number" | "integer";
       value: string;
@@ -28,13 +30,15 @@ export interface Operand {
 
 type Value<F extends Flag> = F extends { type: "boolean" }
   ? boolean
-  : F extends { type: "number" | "integer" }
-    ? number
-    : F extends { type: "choice"; choices: readonly (infer C)[] }
-      ? C
-      : string;
+  : F extends { type: "list" }
+    ? readonly string[]
+    : F extends { type: "number" | "integer" }
+      ? number
+      : F extends { type: "choice"; choices: readonly (infer C)[] }
+        ? C
+        : string;
 
-type Sure<F extends Flag> = F extends { type: "boolean" } | { required: true }
+type Sure<F extends Flag> = F extends { type: "boolean" | "list" } | { required: true }
   ? true
   : F extends { default: string | number }
     ? true
@@ -50,6 +54,11 @@ export function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 
+/** What a flag was given as: its words, or true for a boolean. */
+export type Given = string | true | readonly string[];
+
+type Values = Record<string, string | number | boolean | readonly string[] | undefined>;
+
 /**
  * Reads `argv` against the flags and operands that a command declares.
  * @throws {UsageError} for anything not declared, missing, or not of the declared kind.
@@ -58,16 +67,9 @@ export function parseCommandLine(
   argv: readonly string[],
   flags: Record<string, Flag>,
   operands: Record<string, Operand>,
-): Record<string, string | number | boolean | undefined> {
-  const { values, positionals } = split(argv, flags);
-  const args: Record<string, string | number | boolean | undefined> = {};
-  for (const [name, flag] of Object.entries(flags)) {
-    const given = values.get(kebab(name));
-    args[name] =
-      flag.type === "boolean"
-        ? given === true
-        : readValue(kebab(name), flag, given as string | undefined);
-  }
+): Values {
+  const { values, positionals } = splitWords(argv, flags);
+  const args = readFlags(values, flags);
   for (const [name, operand] of Object.entries(operands)) {
     args[name] = positionals.shift();
     if (args[name] === undefined && !operand.optional) {
@@ -78,15 +80,36 @@ export function parseCommandLine(
   return args;
 }
 
+/**
+ * The values of all flags, of which some were given, by their names on the command line.
+ * `label` is how a message calls a flag.
+ * @throws {UsageError} for a flag that is missing, or not of the declared kind
+ */
+export function readFlags(
+  given: ReadonlyMap<string, Given>,
+  flags: Record<string, Flag>,
+  label: (name: string) => string = (name) => `--${name}`,
+): Values {
+  const values = Object.entries(flags).map(([name, flag]) => {
+    const value = given.get(kebab(name));
+    const missing = "required" in flag && flag.required && value === undefined;
+    if (missing) throw new UsageError(`--${kebab(name)} is missing: ${flag.help}`);
+    if (flag.type === "boolean") return [name, value === true];
+    if (flag.type === "list") return [name, value ?? []];
+    return [name, readValue(label(kebab(name)), flag, value as string | undefined)];
+  });
+  return Object.fromEntries(values);
+}
+
 /** Sorts the words into flags with their values and the rest, and refuses what is not declared. */
-function split(
+export function splitWords(
   argv: readonly string[],
   flags: Record<string, Flag>,
-): { values: Map<string, string | true>; positionals: string[] } {
+): { values: Map<string, Given>; positionals: string[] } {
   const options = Object.fromEntries(
     Object.entries(flags).map(([name, { type }]) => [
       kebab(name),
-      { type: type === "boolean" ? ("boolean" as const) : ("string" as const) },
+      { kind: type, type: type === "boolean" ? ("boolean" as const) : ("string" as const) },
     ]),
   );
   // Not strict: its messages speak of the library. Its tokens hold all that the checks need.
@@ -97,7 +120,7 @@ function split(
     allowPositionals: true,
     tokens: true,
   });
-  const values = new Map<string, string | true>();
+  const values = new Map<string, Given>();
   for (const token of tokens) {
     if (token.kind !== "option") continue;
     const { name, rawName, value, inlineValue } = token;
@@ -105,7 +128,10 @@ function split(
     if (!option) {
       throw new UsageError(`unknown flag ${rawName}${suggestion(name, Object.keys(options))}`);
     }
-    if (values.has(name)) throw new UsageError(`--${name} is given twice`);
+    const before = values.get(name);
+    if (before !== undefined && option.kind !== "list") {
+      throw new UsageError(`--${name} is given twice`);
+    }
     if (option.type === "boolean") {
       if (value !== undefined) {
         throw new UsageError(`--${name} takes no value, but got "${value}"`);
@@ -118,24 +144,22 @@ function split(
         `--${name} needs a value, but ${value} follows (if that is the value, write --${name}=${value})`,
       );
     }
-    values.set(name, value ?? true);
+    const list = option.kind === "list" && [...((before as string[] | undefined) ?? []), value!];
+    values.set(name, list || (value ?? true));
   }
   return { values, positionals };
 }
 
 function readValue(
-  name: string,
-  flag: Exclude<Flag, { type: "boolean" }>,
+  label: string,
+  flag: Exclude<Flag, { type: "boolean" | "list" }>,
   given: string | undefined,
 ): string | number | undefined {
-  if (given === undefined) {
-    if (flag.required) throw new UsageError(`--${name} is missing: ${flag.help}`);
-    return flag.default;
-  }
+  if (given === undefined) return flag.default;
   if (flag.type === "string") return given;
   if (flag.type === "choice") {
     if (flag.choices.includes(given)) return given;
-    throw new UsageError(`--${name} is "${given}", but must be one of ${flag.choices.join(", ")}`);
+    throw new UsageError(`${label} is "${given}", but must be one of ${flag.choices.join(", ")}`);
   }
   const number = Number(given);
   const { min = -Infinity, max = Infinity } = flag;
@@ -147,7 +171,7 @@ function readValue(
       max < Infinity ? `at most ${max}` : "",
     ].filter(Boolean);
     throw new UsageError(
-      `--${name} is "${given}", but must be ${[kind, bounds.join(" and ")].filter(Boolean).join(", ")}`,
+      `${label} is "${given}", but must be ${[kind, bounds.join(" and ")].filter(Boolean).join(", ")}`,
     );
   }
   return number;

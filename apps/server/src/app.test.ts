@@ -1,4 +1,6 @@
 import { expect, test } from "vitest";
+import { createApp } from "./app.ts";
+import { Models } from "./models.ts";
 import { post, tiny, tokenizer } from "./testing/tiny.ts";
 
 const make = tiny();
@@ -307,13 +309,14 @@ test("a request that takes too long is ended, in a stream by an event", async ()
 });
 
 test("an error inside is not told to clients, but to the log", async () => {
-  const errors: unknown[] = [];
-  const { app, engine } = make({ onError: (error) => errors.push(error) });
-  await engine.dispose();
-  const response = await post(app, chat, base);
-  expect(response.status).toBe(500);
-  expect((await json(response)).error.message).not.toContain("disposed");
-  expect(errors).toHaveLength(1);
+  const errors: object[] = [];
+  const log = { debug() {}, info() {}, error: (fields: object) => errors.push(fields) };
+  const load = () => Promise.reject(new Error("no such secret place"));
+  const app = createApp({ models: new Models([{ name: "tiny", load }]), log });
+  const response = await post(app, chat, base, { "x-request-id": "mine" });
+  expect(response.status).toBe(503);
+  expect(await response.text()).not.toContain("secret");
+  expect(errors).toMatchObject([{ requestId: "mine", err: { message: "no such secret place" } }]);
 });
 
 test("metrics are exact", async () => {
@@ -330,14 +333,14 @@ test("metrics are exact", async () => {
   await post(app, "/v1/completions", body);
   const text = await (await app.fetch(new Request("http://server/metrics"))).text();
   for (const line of [
-    "vllm:prompt_tokens_total 5",
-    "vllm:generation_tokens_total 20",
-    'vllm:request_success_total{finished_reason="length"} 2',
-    "vllm:time_to_first_token_seconds_count 2",
-    "vllm:inter_token_latency_seconds_count 18",
-    "vllm:e2e_request_latency_seconds_count 2",
-    "vllm:num_requests_running 0",
-    "vllm:kv_cache_usage_perc 0",
+    'vllm:prompt_tokens_total{model_name="tiny"} 5',
+    'vllm:generation_tokens_total{model_name="tiny"} 20',
+    'vllm:request_success_total{model_name="tiny",finished_reason="length"} 2',
+    'vllm:time_to_first_token_seconds_count{model_name="tiny"} 2',
+    'vllm:inter_token_latency_seconds_count{model_name="tiny"} 18',
+    'vllm:e2e_request_latency_seconds_count{model_name="tiny"} 2',
+    'vllm:num_requests_running{model_name="tiny"} 0',
+    'vllm:kv_cache_usage_perc{model_name="tiny"} 0',
   ]) {
     expect(text.split("\n")).toContain(line);
   }

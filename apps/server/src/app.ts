@@ -1,31 +1,35 @@
 /** The routes, as an application of web-standard requests and responses: no port, no process. */
-import type { Engine } from "@dsv3/serve";
-import type { Tokenizer } from "@dsv3/tokenizer";
-import { type Context, Hono } from "hono";
+import type { Tracer } from "@opentelemetry/api";
+import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { requireKey } from "./auth.ts";
-import { chat } from "./chat.ts";
-import { completions } from "./completions.ts";
 import { ApiError, errorResponse, toApiError } from "./errors.ts";
-import type { Service } from "./generate.ts";
-import { countTokens, messages } from "./messages.ts";
-import { Metrics } from "./metrics.ts";
-import { responses } from "./responses.ts";
-import { detokenize, tokenize } from "./tokenize.ts";
+import { exchange } from "./exchange.ts";
+import { metricsText } from "./metrics.ts";
+import type { ModelState, Models } from "./models.ts";
+import { type Log, observe } from "./observe.ts";
+import type { Recorded } from "./record.ts";
+import { MODEL_ROUTES } from "./routes.ts";
 
 export interface AppOptions {
-  readonly engine: Engine;
-  readonly tokenizer: Tokenizer;
-  /** The name that clients call the model by. */
-  readonly model: string;
-  /** With keys, every route but /health and /ready wants one. */
+  readonly models: Models;
+  /**
+   * With keys, every route but /health and /ready wants one. A key may be given by its hash:
+   * `sha256:` and 64 hexadecimal digits.
+   */
   readonly apiKeys?: readonly string[];
   /** Milliseconds from a request to its last token, waiting included; 10 minutes unless given. */
   readonly timeout?: number;
+  /** Milliseconds of silence after which a client that waits is sent something; 15 s unless given. */
+  readonly keepAlive?: number;
+  /** Milliseconds that a client may take to read a part of a stream; 2 minutes unless given. */
+  readonly writeTimeout?: number;
   /** Bytes of a request's body; 4 MiB unless given. */
   readonly maxBody?: number;
-  /** Gets what clients are not told: the errors behind answers of status 500. */
-  readonly onError?: (error: unknown) => void;
+  /** Gets a line for each request, and what clients are not told: the errors behind status 500. */
+  readonly log?: Log;
+  /** Gets a span for each request. */
+  readonly tracer?: Tracer;
 }
 
 export interface App {
@@ -41,21 +45,13 @@ export interface App {
 const OPEN = new Set(["/health", "/ready"]);
 
 export function createApp(options: AppOptions): App {
-  const { engine, tokenizer, model, timeout = 600_000, maxBody = 4 * 2 ** 20 } = options;
-  const service: Service = { engine, tokenizer, model, metrics: new Metrics() };
-  const onError = (error: unknown) => {
-    if (toApiError(error).status === 500) options.onError?.(error);
-  };
+  const { models, maxBody = 4 * 2 ** 20, log } = options;
   const closing = new AbortController();
   let draining = false;
   const created = Math.floor(Date.now() / 1000);
-  const app = new Hono();
+  const app = new Hono<Recorded>();
 
-  app.use(async (c, next) => {
-    const given = c.req.header("x-request-id");
-    c.header("x-request-id", given && /^[\w.-]{1,128}$/.test(given) ? given : crypto.randomUUID());
-    await next();
-  });
+  app.use(observe(log, options.tracer));
   app.use(requireKey(options.apiKeys ?? [], OPEN));
   app.use(
     bodyLimit({
@@ -67,45 +63,53 @@ export function createApp(options: AppOptions): App {
 
   app.get("/health", (c) => c.json({ status: "ok" }));
   app.get("/ready", (c) => c.json({ status: draining ? "stopping" : "ok" }, draining ? 503 : 200));
-  app.get("/metrics", (c) => c.text(service.metrics.text(engine)));
+  app.get("/metrics", (c) => c.text(metricsText(models.list())));
 
-  const entry = {
-    id: model,
+  const entry = ({ name, maxContext, loaded }: ModelState) => ({
+    id: name,
     object: "model",
     created,
     owned_by: "dsv3",
-    max_model_len: engine.maxContext,
-  };
-  app.get("/v1/models", (c) => c.json({ object: "list", data: [entry] }));
-  // A name may have slashes, as those of Hugging Face do.
-  app.get("/v1/models/:name{.+}", (c) => {
-    checkModel(c.req.param("name"), model);
-    return c.json(entry);
+    max_model_len: maxContext,
+    loaded,
   });
+  for (const prefix of ["/v1", "", "/beta"]) {
+    app.get(`${prefix}/models`, (c) => c.json({ object: "list", data: models.list().map(entry) }));
+    // A name may have slashes, as those of Hugging Face do.
+    app.get(`${prefix}/models/:name{.+}`, (c) => c.json(entry(models.find(c.req.param("name")))));
+  }
 
-  const post = (path: string, handle: typeof chat) => {
-    app.post(path, async (c) => {
-      if (draining) throw new ApiError(503, "the server is stopping", { type: "server_error" });
-      const body = await readJson(c);
-      checkModel((body as { model?: unknown }).model, model);
-      const ends = [c.req.raw.signal, closing.signal, AbortSignal.timeout(timeout)];
-      return handle(c, service, body, AbortSignal.any(ends), onError);
-    });
+  const onError: Parameters<typeof exchange>[2]["onError"] = (error, c) => {
+    const told = toApiError(error);
+    c.get("record").error = told.code ?? told.type;
+    // What was meant for clients is told to them alone, unless something else caused it.
+    const hidden =
+      error instanceof ApiError ? error.cause : told.status === 500 ? error : undefined;
+    if (hidden) log?.error({ requestId: c.get("record").requestId, err: hidden }, told.message);
   };
-  post("/v1/chat/completions", chat);
-  post("/v1/completions", completions);
-  post("/v1/responses", responses);
-  post("/v1/messages", messages);
-  post("/v1/messages/count_tokens", async (c, service, body) => c.json(countTokens(service, body)));
-  app.post("/tokenize", async (c) => c.json(tokenize(service, await readJson(c))));
-  app.post("/detokenize", async (c) => c.json(detokenize(service, await readJson(c))));
+  const settings = {
+    models,
+    timeout: options.timeout ?? 600_000,
+    keepAlive: options.keepAlive ?? 15_000,
+    writeTimeout: options.writeTimeout ?? 120_000,
+    closing: closing.signal,
+    onError,
+  };
+  for (const route of MODEL_ROUTES) {
+    for (const path of route.paths) {
+      app.post(path, (c) => {
+        if (draining) throw new ApiError(503, "the server is stopping", { type: "server_error" });
+        return exchange(c, route, settings);
+      });
+    }
+  }
 
   app.notFound((c) => {
     const message = `there is no ${c.req.method} ${c.req.path}`;
     return errorResponse(c, new ApiError(404, message, { code: "not_found" }));
   });
   app.onError((error, c) => {
-    onError(error);
+    onError(error, c);
     return errorResponse(c, toApiError(error));
   });
   return {
@@ -119,48 +123,4 @@ export function createApp(options: AppOptions): App {
       closing.abort(stopped);
     },
   };
-}
-
-async function readJson(c: Context): Promise<unknown> {
-  if (!/^application\/json\b/i.test(c.req.header("content-type") ?? "")) {
-    throw new ApiError(415, "the body must be JSON, with content-type: application/json");
-  }
-  let body: unknown;
-  try {
-    body = JSON.parse(await c.req.text());
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    throw new ApiError(400, `the body is no JSON: ${error.message}`, { code: "invalid_json" });
-  }
-  if (typeof body !== "object" || body === null || Array.isArray(body)) {
-    throw new ApiError(400, "the body must be a JSON object");
-  }
-  if (isDeeper(body, MAX_DEPTH)) {
-    throw new ApiError(400, `the body is nested more than ${MAX_DEPTH} deep`);
-  }
-  return body;
-}
-
-/** Schemas are read by recursion; nobody means more than this well. */
-const MAX_DEPTH = 64;
-
-function isDeeper(value: object, depth: number): boolean {
-  let level: object[] = [value];
-  for (let d = 1; level.length > 0; d++) {
-    if (d > depth) return true;
-    level = level.flatMap((one) =>
-      Object.values(one).filter((inner) => typeof inner === "object" && inner !== null),
-    );
-  }
-  return false;
-}
-
-function checkModel(asked: unknown, model: string): void {
-  if (asked === model) return;
-  const message =
-    asked === undefined
-      ? "model: is missing"
-      : `model: ${JSON.stringify(asked).slice(0, 200)} is not served here; there is "${model}"`;
-  const missing = asked === undefined || typeof asked !== "string";
-  throw new ApiError(missing ? 400 : 404, message, { param: "model", code: "model_not_found" });
 }

@@ -5,12 +5,18 @@ import { ApiError, errorResponse } from "./errors.ts";
 
 const hash = (key: string) => createHash("sha256").update(key).digest();
 
+/** A key as it is written down: itself, or `sha256:` and the 64 hexadecimal digits of its hash. */
+function stored(key: string): Buffer {
+  const digits = /^sha256:([0-9a-f]{64})$/i.exec(key)?.[1];
+  return digits === undefined ? hash(key) : Buffer.from(digits, "hex");
+}
+
 /**
  * Lets requests pass that bring one of the keys, as `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
  * `open` are the paths that need none.
  */
 export function requireKey(keys: readonly string[], open: ReadonlySet<string>): MiddlewareHandler {
-  const hashes = keys.map(hash);
+  const hashes = keys.map(stored);
   return async (c, next) => {
     if (hashes.length === 0 || open.has(c.req.path)) return next();
     const bearer = /^Bearer +(.+)$/i.exec(c.req.header("authorization") ?? "")?.[1];

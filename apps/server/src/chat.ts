@@ -1,20 +1,16 @@
 /** POST /v1/chat/completions. */
 import type { Delta, Drawn, Usage } from "@dsv3/serve";
 import type { Tokenizer } from "@dsv3/tokenizer";
-import type { Context } from "hono";
 import { converse } from "./conversation.ts";
 import { type Service, start, tokenText, usageBody } from "./generate.ts";
-import { chatRequest, read } from "./schemas.ts";
-import { streamRun } from "./stream.ts";
+import type { ChatRequest } from "./schemas.ts";
+import type { Reply } from "./stream.ts";
 
 export async function chat(
-  c: Context,
   service: Service,
-  body: unknown,
+  request: ChatRequest,
   signal: AbortSignal,
-  onError: (error: unknown) => void,
-): Promise<Response> {
-  const request = read(chatRequest, body);
+): Promise<Reply> {
   const { tokenizer, model } = service;
   const conversation = converse(request, tokenizer);
   const run = start(service, [conversation.request], signal);
@@ -53,7 +49,7 @@ export async function chat(
       },
       last: (usage: Usage) => (wantsUsage ? [chunk([], usageOf(usage))] : []),
     };
-    return streamRun(c, run, parts, onError);
+    return { run, ...parts };
   }
 
   const logprobs = answers.map((): object[] => []);
@@ -61,17 +57,19 @@ export async function chat(
     answers[delta.choice]!.take(delta);
     logprobs[delta.choice]!.push(...(chosen(delta)?.content ?? []));
   });
-  return c.json({
-    ...head,
-    object: "chat.completion",
-    choices: answers.map((answer, index) => ({
-      index,
-      message: answer.message(),
-      logprobs: request.logprobs ? { content: logprobs[index], refusal: null } : null,
-      finish_reason: answer.reason,
-    })),
-    usage: usageOf(usage),
-  });
+  return {
+    body: {
+      ...head,
+      object: "chat.completion",
+      choices: answers.map((answer, index) => ({
+        index,
+        message: answer.message(),
+        logprobs: request.logprobs ? { content: logprobs[index], refusal: null } : null,
+        finish_reason: answer.reason,
+      })),
+      usage: usageOf(usage),
+    },
+  };
 }
 
 function logprobOf(tokenizer: Tokenizer, { token, logprob, top }: Drawn): object {

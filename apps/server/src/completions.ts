@@ -1,22 +1,18 @@
 /** POST /v1/completions: continues texts or token ids, and fills the middle. */
 import type { Delta, Drawn, GenerationRequest } from "@dsv3/serve";
 import type { Tokenizer } from "@dsv3/tokenizer";
-import type { Context } from "hono";
 import { badRequest } from "./errors.ts";
 import { engineRequest, type Service, start, tokenText, usageBody } from "./generate.ts";
-import { type CompletionRequest, completionRequest, read } from "./schemas.ts";
-import { streamRun } from "./stream.ts";
+import type { CompletionRequest } from "./schemas.ts";
+import type { Reply } from "./stream.ts";
 
 const DEFAULT_MAX_TOKENS = 16;
 
 export async function completions(
-  c: Context,
   service: Service,
-  body: unknown,
+  request: CompletionRequest,
   signal: AbortSignal,
-  onError: (error: unknown) => void,
-): Promise<Response> {
-  const request = read(completionRequest, body);
+): Promise<Reply> {
   const { tokenizer, model } = service;
   const prompts = promptsOf(request, tokenizer);
   const scored = request.echo === true && typeof request.logprobs === "number";
@@ -84,7 +80,7 @@ export async function completions(
       last: (usage: Parameters<typeof usageBody>[0]) =>
         wantsUsage ? [chunk([], usageBody(usage))] : [],
     };
-    return streamRun(c, run, parts, onError);
+    return { run, ...parts };
   }
 
   const usage = await run.each((delta, prompt) => {
@@ -94,15 +90,17 @@ export async function completions(
     answer.shown += delta.text;
     answer.reason = delta.finishReason ?? answer.reason;
   });
-  return c.json({
-    ...head,
-    choices: answers.map(({ ids, shown, drawn, offsets, reason }, index) => {
-      const echo = echoed(Math.floor(index / n), ids);
-      const l = logprobs([...echo.drawn, ...drawn], [...echo.offsets, ...offsets]);
-      return { index, text: shown, logprobs: l, finish_reason: reason };
-    }),
-    usage: usageBody(usage),
-  });
+  return {
+    body: {
+      ...head,
+      choices: answers.map(({ ids, shown, drawn, offsets, reason }, index) => {
+        const echo = echoed(Math.floor(index / n), ids);
+        const l = logprobs([...echo.drawn, ...drawn], [...echo.offsets, ...offsets]);
+        return { index, text: shown, logprobs: l, finish_reason: reason };
+      }),
+      usage: usageBody(usage),
+    },
+  };
 }
 
 /** Every prompt as ids, and as the text that `echo` shows. */

@@ -13,9 +13,9 @@ export class ApiError extends Error {
   constructor(
     status: ContentfulStatusCode,
     message: string,
-    options: { type?: string; code?: string; param?: string } = {},
+    options: { type?: string; code?: string; param?: string; cause?: unknown } = {},
   ) {
-    super(message);
+    super(message, options);
     this.name = "ApiError";
     this.status = status;
     this.type = options.type ?? "invalid_request_error";
@@ -54,9 +54,10 @@ export function toApiError(error: unknown): ApiError {
   });
 }
 
-/** Whether a route is of Anthropic's interface, whose errors look different. */
-function isAnthropic(c: Context): boolean {
-  return /^\/v1\/messages(\/|$)/.test(c.req.path);
+/** Whose interface a path is of: errors look different in each. */
+export function dialectOf(path: string): "openai" | "anthropic" | "deepseek" {
+  if (/^(\/anthropic)?\/v1\/messages(\/|$)/.test(path)) return "anthropic";
+  return /^(\/beta)?\/(chat\/)?(completions|models)(\/|$)/.test(path) ? "deepseek" : "openai";
 }
 
 /** Anthropic's names of errors, by status. */
@@ -72,12 +73,27 @@ const TYPES: Readonly<Record<number, string>> = {
 
 export function errorBody(c: Context, error: ApiError): { type?: string; error: object } {
   const { message, type, param, code, status } = error;
-  if (!isAnthropic(c)) return { error: { message, type, param, code } };
-  return { type: "error", error: { type: TYPES[status] ?? "api_error", message } };
+  switch (dialectOf(c.req.path)) {
+    case "openai":
+      return { error: { message, type, param, code } };
+    case "anthropic":
+      return { type: "error", error: { type: TYPES[status] ?? "api_error", message } };
+    case "deepseek": {
+      const told = code === "model_not_found" ? "Model Not Exist" : message;
+      return { error: { message: told, type, param: null, code: "invalid_request_error" } };
+    }
+  }
+}
+
+/** DeepSeek has 400 for models that it does not have, and 422 for values that do not fit. */
+function statusOf(c: Context, { status, code }: ApiError): ContentfulStatusCode {
+  if (dialectOf(c.req.path) !== "deepseek") return status;
+  if (code === "model_not_found") return 400;
+  return code === "invalid_value" ? 422 : status;
 }
 
 /** The answer to a request that failed before anything of it was answered. */
 export function errorResponse(c: Context, error: ApiError): Response {
   if (error.status === 429 || error.status === 503) c.header("retry-after", "1");
-  return c.json(errorBody(c, error), error.status);
+  return c.json(errorBody(c, error), statusOf(c, error));
 }

@@ -1,6 +1,7 @@
 /** Whatever is sent to whatever route, the server does not fail, and comes to an end. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { MODEL_ROUTES } from "./routes.ts";
 import { post, tiny } from "./testing/tiny.ts";
 
 const make = tiny();
@@ -35,6 +36,7 @@ const fields = [
   ...["repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "user_id", "cache_salt"],
   ...["max_tokens", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls"],
   ...["response_format", "structured_outputs", "thinking", "chat_template_kwargs", "metadata"],
+  ...["encoding_format", "dimensions"],
 ];
 const numbers = [0, 1, -1, 0.5, 2 ** 31, -(2 ** 31), 2 ** 53, 1e308, -1e308, 5e-324];
 const shapes = [
@@ -53,27 +55,21 @@ const value = fc.oneof(
 );
 const body = fc.dictionary(fc.constantFrom(...fields), value, { maxKeys: 4 });
 
-const routes = [
-  "/v1/chat/completions",
-  "/v1/completions",
-  "/v1/responses",
-  "/v1/messages",
-  "/v1/messages/count_tokens",
-  "/tokenize",
-  "/detokenize",
-];
+const routes = MODEL_ROUTES.map(({ paths }) => paths[0]);
 
-test("these are all the routes that take a body", () => {
+test("these are all the routes that take a body, but for other paths to them", () => {
   const { app } = make();
   const posts = app.routes.filter(({ method }) => method === "POST").map(({ path }) => path);
-  expect(posts.toSorted()).toEqual(routes.toSorted());
+  expect(posts.toSorted()).toEqual(MODEL_ROUTES.flatMap(({ paths }) => paths).toSorted());
 });
 
 test.each(routes)(
   "%s answers whatever is sent",
   async (path) => {
     const failures: unknown[] = [];
-    const { app, engine } = make({ onError: (error) => failures.push(error) });
+    const { app, engine } = make({
+      log: { debug() {}, info() {}, error: (fields) => failures.push(fields) },
+    });
     const bodies = fc.sample(body, { numRuns: RUNS, seed: SEED });
     const statuses = new Map<number, number>();
     for (let at = 0; at < RUNS; at += AT_ONCE) {

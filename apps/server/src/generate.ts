@@ -9,16 +9,20 @@ import type {
   Usage,
 } from "@dsv3/serve";
 import type { Tokenizer } from "@dsv3/tokenizer";
+import type { Embedder } from "./embedder.ts";
 import type { Metrics } from "./metrics.ts";
+import type { RequestRecord } from "./record.ts";
 import type { CommonRequest } from "./schemas.ts";
 
-/** What every route works with. */
+/** What a request works with: the model that it asked for. */
 export interface Service {
   readonly engine: Engine;
   readonly tokenizer: Tokenizer;
+  readonly embedder: Embedder | null;
   /** The name that clients call the model by. */
   readonly model: string;
   readonly metrics: Metrics;
+  readonly record: RequestRecord;
 }
 
 /** The engine's request for a prompt, without what differs between the routes. */
@@ -73,7 +77,7 @@ export interface Run {
 
 /** Queues all requests, or none: what the engine refuses is thrown here, before any answer begins. */
 export function start(
-  { engine, metrics }: Service,
+  { engine, metrics, record }: Service,
   requests: readonly GenerationRequest[],
   signal: AbortSignal,
 ): Run {
@@ -91,6 +95,7 @@ export function start(
   const read = async (i: number, take: Parameters<Run["each"]>[0]) => {
     const last = new Map<number, number>();
     for await (const delta of generations[i]!) {
+      record.take(delta);
       const now = performance.now();
       const before = last.get(delta.choice);
       if (before === undefined) metrics.timeToFirstToken.observe((now - began) / 1e3);
@@ -107,19 +112,21 @@ export function start(
     prompt: (request) => generations[request]!.promptLogprobs ?? [],
     cancel: (reason) => own.abort(reason),
     async each(take) {
+      const total = (key: keyof Usage) => generations.reduce((sum, g) => sum + g.usage[key], 0);
       try {
         await Promise.all(generations.map((_, i) => read(i, take)));
       } catch (error) {
         metrics.finish(all.aborted ? "abort" : "error");
         own.abort(error);
         throw error;
+      } finally {
+        record.usage = {
+          promptTokens: total("promptTokens"),
+          cachedTokens: total("cachedTokens"),
+          completionTokens: total("completionTokens"),
+        };
       }
-      const total = (key: keyof Usage) => generations.reduce((sum, g) => sum + g.usage[key], 0);
-      return {
-        promptTokens: total("promptTokens"),
-        cachedTokens: total("cachedTokens"),
-        completionTokens: total("completionTokens"),
-      };
+      return record.usage;
     },
   };
 }

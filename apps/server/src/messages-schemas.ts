@@ -1,5 +1,6 @@
 /** What Anthropic's clients may send. Blocks that no text model can read are refused. */
 import { z } from "zod";
+import { modelName } from "./schemas.ts";
 
 const text = z.object({ type: z.literal("text"), text: z.string() });
 
@@ -36,7 +37,7 @@ const tool = z.object({
 const parallel = { disable_parallel_tool_use: z.boolean().nullish() };
 
 export const countRequest = z.object({
-  model: z.string(),
+  model: modelName,
   messages: z
     .array(
       z.object({

@@ -1,26 +1,17 @@
 /** POST /v1/messages and /v1/messages/count_tokens: Anthropic's interface to conversations. */
 import type { AnswerEvent, Delta, Usage } from "@dsv3/serve";
-import type { Context } from "hono";
 import type { ChatAnswer } from "./answer.ts";
 import { converse } from "./conversation.ts";
 import { type Service, start } from "./generate.ts";
-import {
-  type CountRequest,
-  countRequest,
-  type MessagesRequest,
-  messagesRequest,
-} from "./messages-schemas.ts";
+import type { CountRequest, MessagesRequest } from "./messages-schemas.ts";
 import { type ChatRequest, chatRequest, read } from "./schemas.ts";
-import { streamRun } from "./stream.ts";
+import type { Reply } from "./stream.ts";
 
 export async function messages(
-  c: Context,
   service: Service,
-  body: unknown,
+  request: MessagesRequest,
   signal: AbortSignal,
-  onError: (error: unknown) => void,
-): Promise<Response> {
-  const request = read(messagesRequest, body);
+): Promise<Reply> {
   const conversation = converse(toChat(request), service.tokenizer);
   const run = start(service, [conversation.request], signal);
   const answer = conversation.answer();
@@ -50,18 +41,18 @@ export async function messages(
         { type: "message_stop" },
       ],
     };
-    return streamRun(c, run, parts, onError);
+    return { run, ...parts };
   }
   const usage = await run.each((delta) => {
     answer.take(delta);
   });
-  return c.json({ ...head, content: contentOf(answer), ...endOf(answer), usage: usageOf(usage) });
+  return { body: { ...head, content: contentOf(answer), ...endOf(answer), usage: usageOf(usage) } };
 }
 
 /** What a conversation's prompt costs. */
-export function countTokens({ tokenizer }: Service, body: unknown): object {
-  const request = converse(toChat(read(countRequest, body)), tokenizer).request;
-  return { input_tokens: request.prompt.length };
+export function countTokens({ tokenizer }: Service, request: CountRequest): Reply {
+  const { prompt } = converse(toChat(request), tokenizer).request;
+  return { body: { input_tokens: prompt.length } };
 }
 
 /** The same request in OpenAI's terms, checked by the same rules. */

@@ -1,5 +1,6 @@
 /** What clients of OpenAI's responses may send. What would need a store is refused. */
 import { z } from "zod";
+import { modelName } from "./schemas.ts";
 
 const texts = z.union([
   z.string(),
@@ -28,7 +29,7 @@ const item = z.union([
 const unstored = "is not kept here: send the whole conversation as input";
 
 export const responsesRequest = z.object({
-  model: z.string(),
+  model: modelName,
   input: z.union([z.string(), z.array(item).min(1).max(4096)]),
   instructions: z.string().nullish(),
   max_output_tokens: z

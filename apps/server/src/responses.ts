@@ -1,22 +1,18 @@
 /** POST /v1/responses: OpenAI's newer interface to conversations. Nothing is stored. */
 import type { AnswerEvent, Delta, Usage } from "@dsv3/serve";
-import type { Context } from "hono";
 import type { ChatAnswer } from "./answer.ts";
 import { converse } from "./conversation.ts";
 import type { ApiError } from "./errors.ts";
 import { type Service, start } from "./generate.ts";
-import { type ResponsesRequest, responsesRequest } from "./responses-schemas.ts";
+import type { ResponsesRequest } from "./responses-schemas.ts";
 import { type ChatRequest, chatRequest, read } from "./schemas.ts";
-import { streamRun } from "./stream.ts";
+import type { Reply } from "./stream.ts";
 
 export async function responses(
-  c: Context,
   service: Service,
-  body: unknown,
+  request: ResponsesRequest,
   signal: AbortSignal,
-  onError: (error: unknown) => void,
-): Promise<Response> {
-  const request = read(responsesRequest, body);
+): Promise<Reply> {
   const conversation = converse(toChat(request), service.tokenizer);
   const run = start(service, [conversation.request], signal);
   const answer = conversation.answer();
@@ -66,13 +62,13 @@ export async function responses(
       failed: ({ code, message, param }: ApiError) =>
         numbered([{ type: "error", code, message, param }])[0]!,
     };
-    return streamRun(c, run, parts, onError);
+    return { run, ...parts };
   }
   const usage = await run.each((delta) => {
     items.take(answer.take(delta));
   });
   items.close();
-  return c.json(whole(usage));
+  return { body: whole(usage) };
 }
 
 /** The same request in the terms of chat completions, checked by the same rules. */

@@ -11,8 +11,13 @@ const stop = z
 const number = (low: number, high: number) => z.number().min(low).max(high).nullish();
 const whole = (low: number, high: number) => z.int().min(low).max(high).nullish();
 
+/** The name of a model, as {@link Models} knows it. */
+export const modelName = z.string({
+  error: ({ input }) => (input === undefined ? "is missing" : "is no text"),
+});
+
 const common = {
-  model: z.string(),
+  model: modelName,
   temperature: number(0, 2),
   top_p: number(0, 1),
   top_k: whole(-1, 2 ** 31),
@@ -62,6 +67,8 @@ const message = z.discriminatedUnion("role", [
     role: z.literal("assistant"),
     content: content.nullish(),
     tool_calls: z.array(toolCall).max(128).nullish(),
+    /** Thoughts of earlier turns are left out of the prompt; those of a prefix are gone on from. */
+    reasoning_content: z.string().nullish(),
     /** The answer goes on from this message, the last one (DeepSeek). */
     prefix: z.boolean().nullish(),
   }),
@@ -120,16 +127,36 @@ export const completionRequest = z.object({
   echo: z.boolean().nullish(),
 });
 
+export const embeddingsRequest = z.object({
+  model: modelName,
+  input: z.union([
+    z.string(),
+    z.array(z.string()).min(1).max(2048),
+    ids.min(1),
+    z.array(ids.min(1)).min(1).max(2048),
+  ]),
+  encoding_format: z.enum(["float", "base64"]).nullish(),
+  /** The first so many numbers of each vector, brought to length 1 again. */
+  dimensions: whole(1, 2 ** 31),
+});
+
 /** vLLM's: a text, or a conversation. */
 export const tokenizeRequest = z.union([
-  z.object({ prompt: z.string(), add_special_tokens: z.boolean().default(true) }),
-  z.object({ messages: z.array(message).min(1).max(4096) }),
+  z.object({
+    model: z.string().nullish(),
+    prompt: z.string(),
+    add_special_tokens: z.boolean().default(true),
+  }),
+  z.object({ model: z.string().nullish(), messages: z.array(message).min(1).max(4096) }),
 ]);
 
-export const detokenizeRequest = z.object({ tokens: ids });
+export const detokenizeRequest = z.object({ model: z.string().nullish(), tokens: ids });
 
 export type ChatRequest = z.infer<typeof chatRequest>;
 export type CompletionRequest = z.infer<typeof completionRequest>;
+export type EmbeddingsRequest = z.infer<typeof embeddingsRequest>;
+export type TokenizeRequest = z.infer<typeof tokenizeRequest>;
+export type DetokenizeRequest = z.infer<typeof detokenizeRequest>;
 export type CommonRequest = Pick<ChatRequest, keyof typeof common>;
 
 /** Reads a body. @throws ApiError naming the first field that is wrong */

@@ -5,52 +5,77 @@ import { stream } from "hono/streaming";
 import { type ApiError, errorBody, toApiError } from "./errors.ts";
 import type { Run } from "./generate.ts";
 
-/** Comments keep proxies and clients from giving up on an answer that waits in the queue. */
-const KEEP_ALIVE_MS = 15_000;
+/** What a route answers: a body, or events of a run that goes on. */
+export type Reply = { readonly body: object } | Events;
 
-/**
- * Streams a run: `first` events, those that `event` makes of each token, those of `last`, then `[DONE]`,
- * but for named events. Whoever stops reading cancels the run; a failure becomes an event.
- */
+/** `first` events, those that `event` makes of each token, those of `last`, then `[DONE]`, but for named events. */
+export interface Events {
+  readonly run: Run;
+  /** Whether events have their `type` as a name, as all but OpenAI's oldest have. */
+  readonly named?: boolean;
+  readonly first: readonly object[];
+  event(delta: Delta, request: number): readonly object[];
+  last(usage: Usage): readonly object[];
+  /** The event of a failure; the body of the route's errors unless given. */
+  failed?(error: ApiError): object;
+}
+
+export interface StreamOptions {
+  /** Milliseconds between comments, which keep proxies and clients from giving up. */
+  readonly keepAlive: number;
+  /** Milliseconds that a client may take to read what is sent, before it is dropped. */
+  readonly writeTimeout: number;
+  readonly onError: (error: unknown) => void;
+  /** Called once, when nothing more will be sent. */
+  readonly onEnd: () => void;
+}
+
+export const EVENT_HEADERS: Readonly<Record<string, string>> = {
+  "content-type": "text/event-stream; charset=utf-8",
+  "cache-control": "no-cache",
+  // nginx would collect events into pages.
+  "x-accel-buffering": "no",
+};
+
+/** Streams a run. Whoever stops reading cancels it; a failure becomes an event. */
 export function streamRun(
   c: Context,
-  run: Run,
-  parts: {
-    /** Whether events have their `type` as a name, as all but OpenAI's oldest have. */
-    named?: boolean;
-    first: readonly object[];
-    event(delta: Delta, request: number): readonly object[];
-    last(usage: Usage): readonly object[];
-    /** The event of a failure; the body of the route's errors unless given. */
-    failed?(error: ApiError): object;
-  },
-  onError: (error: unknown) => void,
+  { run, named = false, ...events }: Events,
+  { keepAlive, writeTimeout, onError, onEnd }: StreamOptions,
 ): Response {
-  c.header("content-type", "text/event-stream; charset=utf-8");
-  c.header("cache-control", "no-cache");
-  c.header("x-accel-buffering", "no"); // nginx would collect events into pages
+  for (const [name, value] of Object.entries(EVENT_HEADERS)) c.header(name, value);
   return stream(c, async (out) => {
-    const named = parts.named ?? false;
+    const drop = () => {
+      out.abort();
+      // What a client does not read would keep its connection open.
+      (c.env as { outgoing?: { destroy(): void } } | undefined)?.outgoing?.destroy();
+    };
+    const write = async (text: string) => {
+      const late = setTimeout(drop, writeTimeout);
+      await out.write(text);
+      clearTimeout(late);
+    };
     const send = (event: { type?: string }) => {
       const name = named ? `event: ${event.type}\n` : "";
-      return out.write(`${name}data: ${JSON.stringify(event)}\n\n`);
+      return write(`${name}data: ${JSON.stringify(event)}\n\n`);
     };
     out.onAbort(() => run.cancel(new Error("the client went away")));
-    const beat = setInterval(() => void out.write(": keep-alive\n\n"), KEEP_ALIVE_MS);
+    const beat = setInterval(() => void out.write(": keep-alive\n\n"), keepAlive);
     try {
-      for (const event of parts.first) await send(event);
+      for (const event of events.first) await send(event);
       const usage = await run.each(async (delta, request) => {
-        for (const event of parts.event(delta, request)) await send(event);
+        for (const event of events.event(delta, request)) await send(event);
       });
-      for (const event of parts.last(usage)) await send(event);
-      if (!named) await out.write("data: [DONE]\n\n");
+      for (const event of events.last(usage)) await send(event);
+      if (!named) await write("data: [DONE]\n\n");
     } catch (error) {
       if (out.aborted) return;
       onError(error);
       const told = toApiError(error);
-      await send(parts.failed?.(told) ?? errorBody(c, told));
+      await send(events.failed?.(told) ?? errorBody(c, told));
     } finally {
       clearInterval(beat);
+      onEnd();
     }
   });
 }

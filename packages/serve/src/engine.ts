@@ -193,6 +193,11 @@ export class Engine {
     return this.submit(request).collect();
   }
 
+  /** Why every request fails from now on; null as long as the engine works. */
+  get failure(): Error | null {
+    return this.#failure;
+  }
+
   stats(): EngineStats {
     const { waiting, running, pool, preemptions, prefixQueries, prefixHits } = this.#scheduler;
     return {

@@ -1,12 +1,8 @@
 import { readFile, writeFile } from "node:fs/promises";
-import { basename, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { Readable, Writable } from "node:stream";
-import { loadModel } from "@dsv3/model";
-import { Engine } from "@dsv3/serve";
-import { createApp } from "@dsv3/server";
-import { disposeTree, setBackend } from "@dsv3/tensor";
-import { loadTokenizer } from "@dsv3/tokenizer/node";
+import { createApp, folderModel, Models } from "@dsv3/server";
+import { setBackend } from "@dsv3/tensor";
 import { type BackendChoice, backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { describeError } from "../errors.ts";
@@ -94,21 +90,23 @@ async function local(
   choice: BackendChoice,
   io: Io,
 ): Promise<Opened> {
-  const tokenizer = await loadTokenizer(model);
+  // One answer at a time: nothing else is in its batch.
+  const source = await folderModel(model, name, { maxRunning: 1, batchInvariant: false });
   const backend = await openBackend(choice);
   try {
     setBackend(backend);
-    const { params, config } = await loadModel(model, { mtp: false });
-    // One answer at a time: nothing else is in its batch.
-    const engine = new Engine({ params, config, tokenizer, maxRunning: 1, batchInvariant: false });
-    const served = name ?? basename(resolve(model));
-    const onError = (error: unknown) => io.stderr.write(`${describeError(error, false)}\n`);
-    const app = createApp({ engine, tokenizer, model: served, onError });
+    const models = new Models([source]);
+    (await models.acquire(source.name)).release();
+    const error = ({ err }: { err?: unknown }) => io.stderr.write(`${describeError(err, false)}\n`);
+    const app = createApp({ models, log: { debug() {}, info() {}, error } });
     return {
-      target: { url: "http://local/v1", model: served, fetch: (request) => app.fetch(request) },
+      target: {
+        url: "http://local/v1",
+        model: source.name,
+        fetch: (request) => app.fetch(request),
+      },
       async close() {
-        await engine.dispose();
-        disposeTree(params);
+        await models.dispose();
         backend.dispose();
       },
     };

@@ -1,118 +1,216 @@
 import { readFile } from "node:fs/promises";
-import { basename, resolve } from "node:path";
-import { loadModel } from "@dsv3/model";
-import { Engine } from "@dsv3/serve";
-import { createApp, listen } from "@dsv3/server";
-import { disposeTree, setBackend } from "@dsv3/tensor";
-import { loadTokenizer } from "@dsv3/tokenizer/node";
+import { totalmem } from "node:os";
+import {
+  createApp,
+  folderModel,
+  type Log,
+  listen,
+  type ModelSource,
+  Models,
+  modelFolders,
+} from "@dsv3/server";
+import { setBackend } from "@dsv3/tensor";
+import { pino } from "pino";
 import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
-import { describeError, UsageError } from "../errors.ts";
+import { UsageError } from "../errors.ts";
+import type { Args, Flag } from "../flags.ts";
 import type { Io } from "../io.ts";
+import { printJson } from "../ui/json.ts";
+import { printedSettings, readSettings } from "./serve-settings.ts";
 
-export const serve: Command = defineCommand({
-  summary: "Serves a model over HTTP to OpenAI's clients, until it is stopped.",
-  flags: {
-    model: { type: "string", value: "DIR", help: "a Hugging Face folder", required: true },
-    name: {
-      type: "string",
-      value: "NAME",
-      help: "what clients call it; the folder's name if not given",
-    },
-    host: {
-      type: "string",
-      value: "ADDRESS",
-      help: "the address to listen on; 0.0.0.0 for other machines too",
-      default: "127.0.0.1",
-    },
-    port: {
-      type: "integer",
-      value: "N",
-      help: "0: any that is free",
-      default: 8000,
-      min: 0,
-      max: 65535,
-    },
-    keys: {
-      type: "string",
-      value: "FILE",
-      help: "a file of API keys, one a line; or one in DSV3_API_KEY",
-    },
-    maxContext: {
-      type: "integer",
-      value: "N",
-      help: "tokens of prompt and answer together; the model's if not given",
-      min: 1,
-    },
-    cacheTokens: {
-      type: "integer",
-      value: "N",
-      help: "tokens that the latent cache holds; four contexts if not given",
-      min: 1,
-    },
-    maxRunning: {
-      type: "integer",
-      value: "N",
-      help: "answers computed at once",
-      default: 16,
-      min: 1,
-    },
-    maxQueued: { type: "integer", value: "N", help: "answers that may wait", default: 256, min: 1 },
-    drain: {
-      type: "number",
-      value: "SECONDS",
-      help: "how long answers at work may go on when the server is stopped",
-      default: 30,
-      min: 0,
-    },
-    speculate: {
-      type: "boolean",
-      help: "guess tokens ahead with the model's MTP module; answers stay the same",
-    },
-    backend: backendFlag,
-    fast: {
-      type: "boolean",
-      help: "faster for one or two clients, but answers may depend on who else is served",
-    },
+const flags = {
+  model: {
+    type: "list",
+    value: "[NAME=]DIR",
+    help: "a Hugging Face folder, or a folder of such; clients call it NAME, or by the folder's name",
+    required: true,
   },
-  examples: [
-    "serve --model runs/demo/model",
-    "serve --model my-model --host 0.0.0.0 --keys keys.txt --max-running 64",
-  ],
-  endsWhenStopped: true,
-  async run(
-    { model, name, host, port, keys, drain, speculate, fast, backend: choice, ...sizes },
-    io,
-  ) {
-    const apiKeys = await readKeys(keys, io);
-    const tokenizer = await loadTokenizer(model);
-    const backend = await openBackend(choice);
+  host: {
+    type: "string",
+    value: "ADDRESS",
+    help: "the address to listen on; 0.0.0.0 for other machines too",
+    default: "127.0.0.1",
+  },
+  port: {
+    type: "integer",
+    value: "N",
+    help: "0: any that is free",
+    default: 8000,
+    min: 0,
+    max: 65535,
+  },
+  keys: {
+    type: "string",
+    value: "FILE",
+    help: "a file of API keys or sha256:HASHES, one a line; or one in DSV3_API_KEY",
+  },
+  maxModels: {
+    type: "integer",
+    value: "N",
+    help: "models in memory at once; others are loaded when asked for, in place of one not used",
+    min: 1,
+  },
+  memory: {
+    type: "number",
+    value: "GB",
+    help: "memory for models; on the processor 80 % of the machine's if not given",
+    min: 0,
+  },
+  unloadAfter: {
+    type: "number",
+    value: "SECONDS",
+    help: "unload models that nobody used for so long; never if not given",
+    min: 0,
+  },
+  maxContext: {
+    type: "integer",
+    value: "N",
+    help: "tokens of prompt and answer together; the model's if not given",
+    min: 1,
+  },
+  cacheTokens: {
+    type: "integer",
+    value: "N",
+    help: "tokens that a model's latent cache holds; four contexts if not given",
+    min: 1,
+  },
+  maxRunning: {
+    type: "integer",
+    value: "N",
+    help: "answers that a model computes at once",
+    default: 16,
+    min: 1,
+  },
+  maxQueued: { type: "integer", value: "N", help: "answers that may wait", default: 256, min: 1 },
+  timeout: {
+    type: "number",
+    value: "SECONDS",
+    help: "the longest that a request may take, waiting included",
+    default: 600,
+    min: 0.001,
+    max: 1e6,
+  },
+  drain: {
+    type: "number",
+    value: "SECONDS",
+    help: "how long answers at work may go on when the server is stopped",
+    default: 30,
+    min: 0,
+    max: 1e6,
+  },
+  pooling: {
+    type: "choice",
+    choices: ["mean", "last"],
+    help: "which tokens' states are a text's embedding: all, or the last one's",
+    default: "mean",
+  },
+  speculate: {
+    type: "boolean",
+    help: "guess tokens ahead with the model's MTP module; answers stay the same",
+  },
+  backend: backendFlag,
+  fast: {
+    type: "boolean",
+    help: "faster for one or two clients, but answers may depend on who else is served",
+  },
+  log: {
+    type: "choice",
+    choices: ["debug", "info", "error", "silent"],
+    help: "what is logged to stderr, as lines of JSON",
+    default: "info",
+  },
+  otlp: {
+    type: "string",
+    value: "URL",
+    help: "sends a trace of each request to this OpenTelemetry collector: http://127.0.0.1:4318",
+  },
+  config: {
+    type: "string",
+    value: "FILE",
+    help: 'settings as JSON, { "port": 8000 }; DSV3_SERVE_PORT=8000 and flags go before it',
+  },
+  printConfig: { type: "boolean", help: "print the settings that come of all this, and end" },
+} as const satisfies Record<string, Flag>;
+
+type Settings = Args<typeof flags, Record<never, never>>;
+
+export const serve: Command = {
+  ...defineCommand({
+    summary: "Serves models over HTTP to OpenAI's and Anthropic's clients, until it is stopped.",
+    flags,
+    examples: [
+      "serve --model runs/demo/model",
+      "serve --model my-model --host 0.0.0.0 --keys keys.txt --max-running 64",
+      "serve --model small=runs/demo/model --model models/ --max-models 2 --unload-after 600",
+    ],
+    endsWhenStopped: true,
+    run,
+  }),
+  run: async (argv, io) => run((await readSettings(argv, flags, io.env)) as Settings, io),
+};
+
+async function run(settings: Settings, io: Io): Promise<void> {
+  if (settings.printConfig) {
+    const hidden = io.env.DSV3_API_KEY ? { DSV3_API_KEY: "(hidden)" } : {};
+    printJson(io.stdout, { ...printedSettings(settings), ...hidden });
+    return;
+  }
+  const { host, port, drain, timeout, otlp = io.env.OTEL_EXPORTER_OTLP_ENDPOINT } = settings;
+  const apiKeys = await readKeys(settings.keys, io);
+  const log = pino({ level: settings.log, base: null }, { write: (line) => io.stderr.write(line) });
+  const tracing = otlp ? (await import("./serve-tracing.ts")).openTracing(otlp) : null;
+  const backend = await openBackend(settings.backend);
+  try {
+    setBackend(backend);
+    const models = await openModels(settings, backend.name === "wasm", log);
     try {
-      setBackend(backend);
-      const { params, config } = await loadModel(model, { mtp: speculate });
-      const given = Object.entries(sizes).filter(([, value]) => value !== undefined);
-      const settings = { ...Object.fromEntries(given), speculate, batchInvariant: !fast };
-      const engine = new Engine({ params, config, tokenizer, ...settings });
-      const app = createApp({
-        engine,
-        tokenizer,
-        model: name ?? basename(resolve(model)),
-        apiKeys,
-        onError: (error) => {
-          io.stderr.write(`dsv3 serve: ${describeError(error, io.env.DSV3_DEBUG === "1")}\n`);
-        },
-      });
+      // One model is there before the port is; which of several is wanted, clients say.
+      const [only, ...more] = models.list();
+      if (more.length === 0) (await models.acquire(only!.name)).release();
+      const traced = tracing ? { tracer: tracing.tracer } : {};
+      const app = createApp({ models, apiKeys, timeout: timeout * 1000, log, ...traced });
       const server = await listen(app, { host, port });
       io.stdout.write(`${server.url}/v1\n`);
       await stopped(io.signal);
       await server.close(drain * 1000);
-      await engine.dispose();
-      disposeTree(params);
     } finally {
-      backend.dispose();
+      await models.dispose();
     }
-  },
-});
+  } finally {
+    backend.dispose();
+    await tracing?.close();
+  }
+}
+
+async function openModels(settings: Settings, onProcessor: boolean, log: Log): Promise<Models> {
+  const { speculate, fast, pooling, maxModels, unloadAfter, memory } = settings;
+  const { maxRunning, maxQueued, maxContext, cacheTokens } = settings;
+  const options = {
+    ...{ speculate, pooling, maxRunning, maxQueued, batchInvariant: !fast },
+    ...(maxContext !== undefined && { maxContext }),
+    ...(cacheTokens !== undefined && { cacheTokens }),
+  };
+  const sources: ModelSource[] = [];
+  for (const given of settings.model) {
+    const [, name, path] = /^(?:([^=/\\]+)=)?(.+)$/.exec(given)!;
+    const folders = await modelFolders(path!);
+    if (name !== undefined && folders.length > 1) {
+      throw new UsageError(
+        `--model ${given}: ${path} holds ${folders.length} models, which one name cannot have`,
+      );
+    }
+    for (const folder of folders) sources.push(await folderModel(folder, name, options));
+  }
+  const maxBytes =
+    memory === undefined ? (onProcessor ? 0.8 * totalmem() : undefined) : memory * 1e9;
+  return new Models(sources, {
+    log,
+    ...(maxModels !== undefined && { maxLoaded: maxModels }),
+    ...(maxBytes !== undefined && { maxBytes }),
+    ...(unloadAfter !== undefined && { idleTimeout: unloadAfter * 1000 }),
+  });
+}
 
 async function readKeys(file: string | undefined, io: Io): Promise<string[]> {
   const text = file === undefined ? (io.env.DSV3_API_KEY ?? "") : await readFile(file, "utf8");

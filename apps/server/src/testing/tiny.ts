@@ -1,17 +1,19 @@
 /** A server's parts over a tiny model with random weights, for the tests. */
 import { wasmBackend } from "@dsv3/backend-wasm";
-import { initParams, type ModelConfig, PRESETS } from "@dsv3/model";
-import { Engine, type EngineOptions } from "@dsv3/serve";
+import { initParams, type ModelConfig, type ModelParams, PRESETS } from "@dsv3/model";
+import type { Engine } from "@dsv3/serve";
 import { disposeTree, key, setBackend } from "@dsv3/tensor";
 import { type Tokenizer, trainBpe } from "@dsv3/tokenizer";
 import { afterAll, beforeAll } from "vitest";
 import { type App, type AppOptions, createApp } from "../app.ts";
+import { type HostOptions, hostModel } from "../host.ts";
+import { type LoadedModel, Models } from "../models.ts";
 
 export const tokenizer: Tokenizer = trainBpe(["a text of some words, and then some more words"], {
   vocabSize: 320,
 });
 
-const config: ModelConfig = {
+export const config: ModelConfig = {
   ...PRESETS.tiny,
   vocabSize: tokenizer.vocabSize,
   numHiddenLayers: 2,
@@ -25,25 +27,35 @@ export interface Tiny {
   readonly app: App;
 }
 
-/** Sets up backend and weights for a file's tests; the function makes applications over them. */
-export function tiny(): (options?: Partial<AppOptions>, engine?: Partial<EngineOptions>) => Tiny {
-  const engines: Engine[] = [];
+/** Sets up backend and weights for a file's tests; the function makes models in memory. */
+export function tinyModels(): (settings?: HostOptions) => LoadedModel {
+  const models: LoadedModel[] = [];
   let backend: Awaited<ReturnType<typeof wasmBackend>>;
-  let params: EngineOptions["params"];
+  let params: ModelParams;
   beforeAll(async () => {
     backend = await wasmBackend({ threads: 1 });
     setBackend(backend);
     params = initParams(config, key(3));
   });
   afterAll(async () => {
-    for (const engine of engines) await engine.dispose();
+    for (const model of models) await model.dispose();
     disposeTree(params);
     backend.dispose();
   });
+  return (settings = {}) => {
+    const model = hostModel({ params, config, tokenizer }, { checkBlocks: true, ...settings });
+    models.push(model);
+    return model;
+  };
+}
+
+/** The same, as applications over one model. */
+export function tiny(): (options?: Partial<AppOptions>, settings?: HostOptions) => Tiny {
+  const load = tinyModels();
   return (options = {}, settings = {}) => {
-    const engine = new Engine({ params, config, tokenizer, checkBlocks: true, ...settings });
-    engines.push(engine);
-    return { engine, app: createApp({ engine, tokenizer, model: "tiny", ...options }) };
+    const model = load(settings);
+    const models = new Models([{ name: "tiny", maxContext: 512, load: async () => model }]);
+    return { engine: model.engine, app: createApp({ models, ...options }) };
   };
 }
 

@@ -1,0 +1,131 @@
+/** One request of a client, from its body to the last byte of its answer. */
+import type { Context } from "hono";
+import { stream } from "hono/streaming";
+import type { z } from "zod";
+import { readJson } from "./body.ts";
+import { badRequest, errorResponse, toApiError } from "./errors.ts";
+import type { Service } from "./generate.ts";
+import type { Lease, Models } from "./models.ts";
+import type { Recorded, RequestRecord } from "./record.ts";
+import { read } from "./schemas.ts";
+import { EVENT_HEADERS, type Reply, streamRun } from "./stream.ts";
+
+/** A route that asks something of a model. */
+export interface ModelRoute {
+  readonly request: z.ZodType;
+  handle(service: Service, request: never, signal: AbortSignal): Reply | Promise<Reply>;
+}
+
+export interface ExchangeOptions {
+  readonly models: Models;
+  readonly timeout: number;
+  readonly keepAlive: number;
+  readonly writeTimeout: number;
+  /** Aborted when the server ends what is at work. */
+  readonly closing: AbortSignal;
+  /** Gets every error that clients are told of. */
+  onError(error: unknown, c: Context<Recorded>): void;
+}
+
+/**
+ * Answers a request. If that takes long, as the model is loaded or others are before it, the answer
+ * begins with what clients skip, and goes on when it is there: comments in a stream of events, empty
+ * lines before JSON, as DeepSeek does. An error is then the body of an answer of status 200.
+ */
+export async function exchange(
+  c: Context<Recorded>,
+  route: ModelRoute,
+  options: ExchangeOptions,
+): Promise<Response> {
+  const body = await readJson(c);
+  const record = c.get("record");
+  record.stream = body.stream === true;
+  const gone = new AbortController();
+  const timeout = AbortSignal.timeout(options.timeout);
+  const signal = AbortSignal.any([c.req.raw.signal, gone.signal, options.closing, timeout]);
+  const answering = answer(c, route, body, signal, options).catch((error) => {
+    options.onError(error, c);
+    return errorResponse(c, toApiError(error));
+  });
+  const { promise: late, resolve } = Promise.withResolvers<"late">();
+  const timer = setTimeout(resolve, options.keepAlive, "late");
+  const first = await Promise.race([answering, late]);
+  clearTimeout(timer);
+  if (first !== "late") return first;
+  return beginEarly(c, answering, () => gone.abort(new Error("the client went away")), options);
+}
+
+async function answer(
+  c: Context<Recorded>,
+  route: ModelRoute,
+  body: { readonly [field: string]: unknown },
+  signal: AbortSignal,
+  options: ExchangeOptions,
+): Promise<Response> {
+  const { models, keepAlive, writeTimeout } = options;
+  const record = c.get("record");
+  const request = read(route.request, body) as { readonly model?: string | null };
+  const lease = await models.acquire(request.model ?? theOnly(models), signal);
+  let reply: Reply;
+  try {
+    record.begin(lease.name, body);
+    reply = await route.handle(serviceOf(lease, record), request as never, signal);
+  } catch (error) {
+    lease.release();
+    throw error;
+  }
+  if ("body" in reply) {
+    lease.release();
+    return c.json(reply.body);
+  }
+  const { promise, resolve } = Promise.withResolvers<void>();
+  record.open = promise;
+  return streamRun(c, reply, {
+    keepAlive,
+    writeTimeout,
+    onError: (error) => options.onError(error, c),
+    onEnd() {
+      lease.release();
+      resolve();
+    },
+  });
+}
+
+/** Where there is one model, some routes do not ask for its name. */
+function theOnly(models: Models): string {
+  const [first, ...more] = models.list();
+  if (more.length === 0) return first!.name;
+  throw badRequest("model", "is missing, and there are several here");
+}
+
+function serviceOf({ name, model, metrics }: Lease, record: RequestRecord): Service {
+  const { engine, tokenizer, embedder = null } = model;
+  return { engine, tokenizer, embedder, model: name, metrics, record };
+}
+
+function beginEarly(
+  c: Context<Recorded>,
+  answering: Promise<Response>,
+  onGone: () => void,
+  { keepAlive }: ExchangeOptions,
+): Response {
+  const record = c.get("record");
+  const headers = record.stream ? EVENT_HEADERS : { "content-type": "application/json" };
+  for (const [name, value] of Object.entries(headers)) c.header(name, value);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  record.open = promise;
+  return stream(c, async (out) => {
+    out.onAbort(onGone);
+    const rest = () => void out.write(record.stream ? ": keep-alive\n\n" : "\n");
+    rest();
+    const beat = setInterval(rest, keepAlive);
+    try {
+      const response = await answering.finally(() => clearInterval(beat));
+      const events = response.headers.get("content-type")?.startsWith("text/event-stream");
+      if (record.stream && !events) await out.write(`data: ${await response.text()}\n\n`);
+      else await out.pipe(response.body!);
+    } finally {
+      resolve();
+    }
+  });
+}

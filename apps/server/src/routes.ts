@@ -1,0 +1,84 @@
+/** The routes that ask something of a model: what they take, and who answers. */
+import { chat } from "./chat.ts";
+import { completions } from "./completions.ts";
+import { embeddings } from "./embeddings.ts";
+import type { ModelRoute } from "./exchange.ts";
+import { countTokens, messages } from "./messages.ts";
+import { countRequest, messagesRequest } from "./messages-schemas.ts";
+import { responses } from "./responses.ts";
+import { responsesRequest } from "./responses-schemas.ts";
+import {
+  chatRequest,
+  completionRequest,
+  detokenizeRequest,
+  embeddingsRequest,
+  tokenizeRequest,
+} from "./schemas.ts";
+import { detokenize, tokenize } from "./tokenize.ts";
+
+export interface DescribedRoute extends ModelRoute {
+  /** The first is its own; the others are where DeepSeek has it. */
+  readonly paths: readonly [string, ...string[]];
+  readonly summary: string;
+  /** Whether `stream: true` has it answer with events. */
+  readonly streams: boolean;
+}
+
+export const MODEL_ROUTES: readonly DescribedRoute[] = [
+  {
+    paths: ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"],
+    summary: "Answers a conversation",
+    request: chatRequest,
+    streams: true,
+    handle: chat,
+  },
+  {
+    paths: ["/v1/completions", "/completions", "/beta/completions"],
+    summary: "Continues a text, or fills its middle",
+    request: completionRequest,
+    streams: true,
+    handle: completions,
+  },
+  {
+    paths: ["/v1/embeddings"],
+    summary: "Texts as vectors",
+    request: embeddingsRequest,
+    streams: false,
+    handle: embeddings,
+  },
+  {
+    paths: ["/v1/responses"],
+    summary: "Answers a conversation, in items",
+    request: responsesRequest,
+    streams: true,
+    handle: responses,
+  },
+  {
+    paths: ["/v1/messages", "/anthropic/v1/messages"],
+    summary: "Answers a conversation, in Anthropic's terms",
+    request: messagesRequest,
+    streams: true,
+    handle: messages,
+  },
+  {
+    paths: ["/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens"],
+    summary: "What a conversation costs, in Anthropic's terms",
+    request: countRequest,
+    streams: false,
+    handle: countTokens,
+  },
+  {
+    paths: ["/tokenize"],
+    summary: "Token ids of a text or a conversation",
+    request: tokenizeRequest,
+    streams: false,
+    handle: tokenize,
+  },
+  {
+    paths: ["/detokenize"],
+    summary: "The text of token ids",
+    request: detokenizeRequest,
+    streams: false,
+    handle: detokenize,
+  },
+];
