@@ -35,6 +35,19 @@ test("content is compared on a hit: a key alone proves nothing", () => {
   expect(pool.find("same key", "other", ids(1, 2))).toBeUndefined();
 });
 
+test("a pool that forgets keeps its blocks, but finds none", () => {
+  const pool = new BlockPool(2);
+  const [a, b] = [pool.take()!, pool.take()!];
+  pool.publish(a, "a", "", ids(1));
+  pool.publish(b, "b", "", ids(2));
+  pool.release([a]);
+  pool.forget();
+  pool.check([[b]]);
+  expect(pool.free).toBe(1);
+  expect([pool.find("a", "", ids(1)), pool.find("b", "", ids(2))]).toEqual([undefined, undefined]);
+  expect(pool.take()).toBe(a);
+});
+
 test("keys depend on salt, prefix, and every token", () => {
   const keys = [
     blockKey(rootKey("a"), ids(1, 2)),

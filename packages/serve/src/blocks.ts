@@ -117,6 +117,14 @@ export class BlockPool {
     this.#byKey.set(key, id);
   }
 
+  /** Forgets the content of all blocks: they have to be computed again. */
+  forget(): void {
+    this.#byKey.clear();
+    for (const block of this.#blocks) block.content = null;
+    this.#blank.push(...this.#kept);
+    this.#kept.clear();
+  }
+
   /**
    * Counts everything again: `held` are the blocks of every sequence there is.
    * @throws Error for a block that leaked, was lost, or is both free and in use

@@ -16,7 +16,7 @@ import { Sequence } from "./sequence.ts";
 import { StopWatch } from "./stop.ts";
 
 export interface EngineOptions {
-  /** The weights; they stay the caller's, and must live as long as the engine. */
+  /** The weights; they stay the caller's, and must live as long as the engine, or until `setParams`. */
   readonly params: ModelParams;
   readonly config: ModelConfig;
   /** Turns tokens into text, and finds stop strings; without one, answers are token ids alone. */
@@ -191,6 +191,24 @@ export class Engine {
   /** All answers to a request, whole. */
   async generate(request: GenerationRequest): Promise<{ choices: Choice[]; usage: Usage }> {
     return this.submit(request).collect();
+  }
+
+  /**
+   * Weights of the same shapes instead of the old ones, as after a step of reinforcement learning.
+   * The prefix cache is emptied; programs are kept. The old weights are not read any more, and may be
+   * gone already.
+   * @throws Error while answers run or wait, or if a name, shape or dtype differs; nothing has changed then
+   */
+  async setParams(params: ModelParams): Promise<void> {
+    if (this.#failure) throw new Error("the engine has failed", { cause: this.#failure });
+    // What was cancelled, or ended just now, may still be in its last step.
+    do {
+      const busy = this.#outputs.size - this.#cancelled.size;
+      if (busy > 0) throw new Error(`${busy} answers run or wait; set weights when none does`);
+      await this.#loop;
+    } while (this.#loop);
+    this.#runner.setParams(params);
+    this.#scheduler.pool.forget();
   }
 
   /** Why every request fails from now on; null as long as the engine works. */

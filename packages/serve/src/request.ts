@@ -41,7 +41,10 @@ export interface GenerationRequest extends Sampling {
   readonly showIds?: readonly number[];
   /** Goes on after the model's end-of-sequence ids. */
   readonly ignoreEos?: boolean;
-  /** Log-probabilities of each token, and of this many most likely ones (0 … 20) in its place. */
+  /**
+   * Log-probabilities of this many most likely tokens (0 … 20) in the place of each that is drawn. That
+   * of the drawn one is always told: see `Drawn.logprob`.
+   */
   readonly logprobs?: number;
   /**
    * The same of each token of the prompt but the first, which then is computed whole, past the prefix

@@ -22,6 +22,7 @@ import {
   reshape,
   type Tensor,
   tensor,
+  treePaths,
 } from "@dsv3/tensor";
 import { BLOCK_TOKENS } from "./blocks.ts";
 import { MAX_LOGPROBS } from "./request.ts";
@@ -52,6 +53,11 @@ export interface RunnerOptions {
 /** A token that was drawn, with what was asked to be known of it. */
 export interface Drawn {
   readonly token: number;
+  /**
+   * log softmax of the model's logits at this token: at temperature 1, and before penalties, biases,
+   * formats, top-k, top-p and min-p, whatever the request draws with. So it is the probability that the
+   * token was drawn with only where the request leaves all of them at their neutral values.
+   */
   readonly logprob: number;
   /** The most likely tokens in its place, as many as the request asked for. */
   readonly top: readonly { readonly token: number; readonly logprob: number }[];
@@ -71,7 +77,7 @@ const LEAST_ROWS = 8;
 type Placed = { ids: Tensor; lengths: Tensor; pages: Tensor };
 
 type Forward = Compiled<
-  [batch: Placed, caches: Tensor[], logits: number],
+  [params: ModelParams, batch: Placed, caches: Tensor[], logits: number],
   { logits: Tensor; hidden: Tensor | null; caches: Tensor[] }
 >;
 
@@ -91,6 +97,7 @@ interface DrawRow {
 
 export class Runner {
   readonly #options: RunnerOptions;
+  #params: ModelParams;
   readonly #tableWidth: number;
   readonly #forward: Forward;
   readonly #sample: Compiled<
@@ -99,22 +106,23 @@ export class Runner {
   >;
   readonly #score: Compiled<[logits: Tensor, tokens: Tensor, logprobs: number], ScoreResult>;
   readonly #guess: Compiled<
-    [hidden: Tensor, batch: Placed, cache: Tensor],
+    [params: ModelParams, hidden: Tensor, batch: Placed, cache: Tensor],
     { tokens: Tensor; cache: Tensor }
   >;
   #caches: Tensor[];
   #mtpCache: Tensor | null;
 
   constructor(options: RunnerOptions) {
-    const { params, config, blocks, computeDtype, cacheDtype, speculate } = options;
+    const { config, blocks, computeDtype, cacheDtype, speculate } = options;
     this.#options = options;
+    this.#params = options.params;
     this.#tableWidth = Math.ceil(options.maxContext / BLOCK_TOKENS);
     this.#caches = latentCaches(config, blocks, BLOCK_TOKENS, cacheDtype);
     this.#mtpCache = speculate
       ? latentCaches({ ...config, numHiddenLayers: 1 }, blocks, BLOCK_TOKENS, cacheDtype)[0]!
       : null;
     this.#forward = compile(
-      ({ ids, lengths, pages }: Placed, caches: Tensor[], logits: number) => {
+      (params: ModelParams, { ids, lengths, pages }: Placed, caches: Tensor[], logits: number) => {
         const settings = { pages, computeDtype, form: "absorbed", logits } as const;
         const result = forwardCached(params, ids, caches, lengths, config, settings);
         return {
@@ -123,15 +131,15 @@ export class Runner {
           caches: result.caches,
         };
       },
-      { name: "serve", donate: [1] },
+      { name: "serve", donate: [2] },
     );
     this.#guess = compile(
-      (hidden: Tensor, { ids, lengths, pages }: Placed, cache: Tensor) => {
+      (params: ModelParams, hidden: Tensor, { ids, lengths, pages }: Placed, cache: Tensor) => {
         const settings = { pages, computeDtype, form: "absorbed", logits: "all" } as const;
         const result = mtpCached(params, 1, hidden, ids, cache, lengths, config, settings);
         return { tokens: argmax(result.logits, 2), cache: result.cache };
       },
-      { name: "guess", donate: [2] },
+      { name: "guess", donate: [3] },
     );
     this.#sample = compile(sampleRows, { name: "sample" });
     this.#score = compile(scoreRows, { name: "score" });
@@ -198,6 +206,26 @@ export class Runner {
     });
   }
 
+  /**
+   * Weights for the steps to come; what was computed with the old ones is not to be read again.
+   * @throws Error naming the first tensor whose name or shape is not that of the old weights
+   */
+  setParams(params: ModelParams): void {
+    const kinds = (tree: ModelParams) =>
+      treePaths(tree)
+        .map(([path, t]) => `${path} ${t.dtype} [${t.shape}]`)
+        .sort();
+    const [old, now] = [kinds(this.#params), kinds(params)];
+    const at = Array.from({ length: Math.max(old.length, now.length) }, (_, i) => i).find(
+      (i) => old[i] !== now[i],
+    );
+    if (at !== undefined) {
+      const [expected, found] = [old[at], now[at]].map((kind) => kind ?? "no more weights");
+      throw new Error(`the new weights have ${found} where the engine's have ${expected}`);
+    }
+    this.#params = params;
+  }
+
   dispose(): void {
     disposeTree(this.#caches);
     this.#mtpCache?.dispose();
@@ -215,7 +243,7 @@ export class Runner {
     count: number,
   ): { logits: Tensor; hidden: Tensor | null } {
     const placed = this.#place(rows, batch, width, 0);
-    const { logits, hidden, caches } = this.#forward(placed, this.#caches, count);
+    const { logits, hidden, caches } = this.#forward(this.#params, placed, this.#caches, count);
     disposeTree(placed);
     this.#caches = caches;
     return { logits, hidden };
@@ -233,7 +261,7 @@ export class Runner {
   ): Promise<ArrayLike<number> | null> {
     if (hidden === null) return null;
     const placed = this.#place(rows, batch, width, 1);
-    const { tokens, cache } = this.#guess(hidden, placed, this.#mtpCache!);
+    const { tokens, cache } = this.#guess(this.#params, hidden, placed, this.#mtpCache!);
     this.#mtpCache = cache;
     hidden.dispose();
     disposeTree(placed);
