@@ -46,11 +46,10 @@ export function defineCommand<
 
 /** The text of `dsv3 NAME --help`. */
 export function commandHelp(name: string, command: Command): string {
-  const operands = Object.entries(command.operands).map(([operand, { optional, help }]) => ({
-    left: operand.toUpperCase(),
-    usage: optional ? `[${operand.toUpperCase()}]` : operand.toUpperCase(),
-    help,
-  }));
+  const operands = Object.entries(command.operands).map(([operand, { optional, many, help }]) => {
+    const left = `${operand.toUpperCase()}${many ? "…" : ""}`;
+    return { left, usage: optional ? `[${left}]` : left, help };
+  });
   const flags = Object.entries(command.flags).map(([flag, spec]) => ({
     left: `--${kebab(flag)}${valueName(spec)}`,
     usage: "required" in spec && spec.required ? `--${kebab(flag)}${valueName(spec)}` : undefined,

@@ -43,6 +43,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Logits of given token ids, for comparing with other implementations",
     load: async () => (await import("./commands/logits.ts")).logits,
   },
+  report: {
+    summary: "Write what a run came to as a page and as Markdown",
+    load: async () => (await import("./commands/report.ts")).report,
+  },
   serve: {
     summary: "Serve a model over HTTP to OpenAI's clients",
     load: async () => (await import("./commands/serve.ts")).serve,

@@ -106,6 +106,12 @@ describe("parseCommandLine", () => {
     );
   });
 
+  it("gives all words that are left to an operand that takes many", () => {
+    const many = { to: { help: "where" }, files: { help: "what", many: true } } as const;
+    expect(parseCommandLine(["a", "b", "c"], {}, many)).toEqual({ to: "a", files: ["b", "c"] });
+    expect(() => parseCommandLine(["a"], {}, many)).toThrow("FILES is missing: what");
+  });
+
   it("answers any command line with values or a usage error, never with a crash", () => {
     const word = fc.oneof(
       fc.string(),

@@ -22,10 +22,12 @@ export type Flag =
     })
   | (FlagBase & { type: "choice"; choices: readonly string[]; default?: string; required?: true });
 
-/** One word after the command's name. Required ones come before optional ones. */
+/** One word after the command's name, or all that are left. Required ones come before optional ones. */
 export interface Operand {
   help: string;
   optional?: true;
+  /** Takes one word or more: the last operand only. */
+  many?: true;
 }
 
 type Value<F extends Flag> = F extends { type: "boolean" }
@@ -47,7 +49,13 @@ type Sure<F extends Flag> = F extends { type: "boolean" | "list" } | { required:
 /** The values a command receives for its flags and operands. */
 export type Args<F extends Record<string, Flag>, O extends Record<string, Operand>> = {
   [K in keyof F]: Sure<F[K]> extends true ? Value<F[K]> : Value<F[K]> | undefined;
-} & { [K in keyof O]: O[K] extends { optional: true } ? string | undefined : string };
+} & {
+  [K in keyof O]: O[K] extends { many: true }
+    ? string[]
+    : O[K] extends { optional: true }
+      ? string | undefined
+      : string;
+};
 
 /** `maxSteps` -> `max-steps` */
 export function kebab(name: string): string {
@@ -71,10 +79,11 @@ export function parseCommandLine(
   const { values, positionals } = splitWords(argv, flags);
   const args = readFlags(values, flags);
   for (const [name, operand] of Object.entries(operands)) {
-    args[name] = positionals.shift();
-    if (args[name] === undefined && !operand.optional) {
+    const word = positionals.shift();
+    if (word === undefined && !operand.optional) {
       throw new UsageError(`${name.toUpperCase()} is missing: ${operand.help}`);
     }
+    args[name] = operand.many && word !== undefined ? [word, ...positionals.splice(0)] : word;
   }
   if (positionals.length > 0) throw new UsageError(`unexpected argument "${positionals[0]}"`);
   return args;

@@ -1,5 +1,7 @@
 import { type RunEvents, type RunMetrics, totalSteps, train } from "@dsv3/train";
 import type { Io } from "./io.ts";
+import { writeReport } from "./report/write-report.ts";
+import { noteMachine } from "./runs/machine.ts";
 import { Progress } from "./ui/progress.ts";
 
 interface Measured {
@@ -8,7 +10,7 @@ interface Measured {
   readonly evaluation?: Readonly<Record<string, number>>;
 }
 
-/** `train` of @dsv3/train with a progress bar on stderr, stopped by Ctrl-C. */
+/** `train` of @dsv3/train with a progress bar on stderr, stopped by Ctrl-C; a report stands in the run's folder at the end. */
 export async function trainWithProgress(
   io: Io,
   label: string,
@@ -33,6 +35,10 @@ export async function trainWithProgress(
   };
   const result = await train(dir, config, settings, data, { ...options, ...events });
   progress.finish();
+  if (last) {
+    await noteMachine(dir);
+    await writeReport(dir);
+  }
   const rate = first && last ? (last.tokens - first.tokens) / (last.seconds - first.seconds) : 0;
   const tokensPerSecond = Number.isFinite(rate) ? rate : 0;
   return { ...result, tokensPerSecond, ...(evaluation ? { evaluation } : {}) };

@@ -62,3 +62,11 @@ export function truncate(text: string, columns: number): string {
   }
   return columns < 1 ? "" : `${result}…`;
 }
+
+/** A number in at most four digits: 0.0123, 3.142, 12.3k, 1.2e-5. */
+export function formatNumber(value: number): string {
+  const size = Math.abs(value);
+  if (!Number.isFinite(value) || (size >= 1e4 && size < 1e15)) return formatCount(value);
+  if (size >= 1e15 || (size < 1e-3 && size > 0)) return value.toExponential(1).replace("e+", "e");
+  return String(Number(value.toPrecision(4)));
+}
