@@ -5,9 +5,9 @@ import { bodyLimit } from "hono/body-limit";
 import { requireKey } from "./auth.ts";
 import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import { exchange } from "./exchange.ts";
-import { metricsText } from "./metrics.ts";
-import type { ModelState, Models } from "./models.ts";
+import type { Models } from "./models.ts";
 import { type Log, observe } from "./observe.ts";
+import { plainRoutes } from "./plain-routes.ts";
 import type { Recorded } from "./record.ts";
 import { MODEL_ROUTES } from "./routes.ts";
 
@@ -42,17 +42,16 @@ export interface App {
   abort(): void;
 }
 
-const OPEN = new Set(["/health", "/ready"]);
-
 export function createApp(options: AppOptions): App {
   const { models, maxBody = 4 * 2 ** 20, log } = options;
   const closing = new AbortController();
   let draining = false;
-  const created = Math.floor(Date.now() / 1000);
   const app = new Hono<Recorded>();
 
   app.use(observe(log, options.tracer));
-  app.use(requireKey(options.apiKeys ?? [], OPEN));
+  const gets = plainRoutes(models, () => !draining);
+  const open = new Set(gets.filter((get) => get.open).map(({ path }) => path));
+  app.use(requireKey(options.apiKeys ?? [], open));
   app.use(
     bodyLimit({
       maxSize: maxBody,
@@ -61,22 +60,9 @@ export function createApp(options: AppOptions): App {
     }),
   );
 
-  app.get("/health", (c) => c.json({ status: "ok" }));
-  app.get("/ready", (c) => c.json({ status: draining ? "stopping" : "ok" }, draining ? 503 : 200));
-  app.get("/metrics", (c) => c.text(metricsText(models.list())));
-
-  const entry = ({ name, maxContext, loaded }: ModelState) => ({
-    id: name,
-    object: "model",
-    created,
-    owned_by: "dsv3",
-    max_model_len: maxContext,
-    loaded,
-  });
-  for (const prefix of ["/v1", "", "/beta"]) {
-    app.get(`${prefix}/models`, (c) => c.json({ object: "list", data: models.list().map(entry) }));
+  for (const { path, handle } of gets) {
     // A name may have slashes, as those of Hugging Face do.
-    app.get(`${prefix}/models/:name{.+}`, (c) => c.json(entry(models.find(c.req.param("name")))));
+    app.get(path.replace("{name}", ":name{.+}"), handle);
   }
 
   const onError: Parameters<typeof exchange>[2]["onError"] = (error, c) => {

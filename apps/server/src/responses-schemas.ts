@@ -30,8 +30,10 @@ const unstored = "is not kept here: send the whole conversation as input";
 
 export const responsesRequest = z.object({
   model: modelName,
-  input: z.union([z.string(), z.array(item).min(1).max(4096)]),
-  instructions: z.string().nullish(),
+  input: z
+    .union([z.string(), z.array(item).min(1).max(4096)])
+    .describe("a question, or the whole conversation as items"),
+  instructions: z.string().nullish().describe("what the model is told before all else"),
   max_output_tokens: z
     .int()
     .min(1)

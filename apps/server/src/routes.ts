@@ -20,6 +20,8 @@ export interface DescribedRoute extends ModelRoute {
   /** The first is its own; the others are where DeepSeek has it. */
   readonly paths: readonly [string, ...string[]];
   readonly summary: string;
+  /** What its request is called in the OpenAPI document. */
+  readonly name: string;
   /** Whether `stream: true` has it answer with events. */
   readonly streams: boolean;
 }
@@ -28,6 +30,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
   {
     paths: ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"],
     summary: "Answers a conversation",
+    name: "ChatRequest",
     request: chatRequest,
     streams: true,
     handle: chat,
@@ -35,6 +38,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
   {
     paths: ["/v1/completions", "/completions", "/beta/completions"],
     summary: "Continues a text, or fills its middle",
+    name: "CompletionRequest",
     request: completionRequest,
     streams: true,
     handle: completions,
@@ -42,6 +46,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
   {
     paths: ["/v1/embeddings"],
     summary: "Texts as vectors",
+    name: "EmbeddingsRequest",
     request: embeddingsRequest,
     streams: false,
     handle: embeddings,
@@ -49,6 +54,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
   {
     paths: ["/v1/responses"],
     summary: "Answers a conversation, in items",
+    name: "ResponsesRequest",
     request: responsesRequest,
     streams: true,
     handle: responses,
@@ -56,6 +62,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
   {
     paths: ["/v1/messages", "/anthropic/v1/messages"],
     summary: "Answers a conversation, in Anthropic's terms",
+    name: "MessagesRequest",
     request: messagesRequest,
     streams: true,
     handle: messages,
@@ -63,6 +70,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
   {
     paths: ["/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens"],
     summary: "What a conversation costs, in Anthropic's terms",
+    name: "CountRequest",
     request: countRequest,
     streams: false,
     handle: countTokens,
@@ -70,6 +78,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
   {
     paths: ["/tokenize"],
     summary: "Token ids of a text or a conversation",
+    name: "TokenizeRequest",
     request: tokenizeRequest,
     streams: false,
     handle: tokenize,
@@ -77,6 +86,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
   {
     paths: ["/detokenize"],
     summary: "The text of token ids",
+    name: "DetokenizeRequest",
     request: detokenizeRequest,
     streams: false,
     handle: detokenize,
