@@ -12,6 +12,7 @@ import {
   concat,
   foldIn,
   ge,
+  inFp8,
   linear,
   matmul,
   mul,
@@ -29,12 +30,18 @@ import type { LayerParams, ModelParams, MtpParams } from "./params.ts";
 
 export type ComputeDtype = "f32" | "bf16";
 
+/**
+ * What training computes in: activations in f32 or bf16, or bf16 with the products of all layers in
+ * FP8, as the report has it (section 3.3); embedding, head, router, norms and attention stay wider.
+ */
+export type Precision = ComputeDtype | "fp8";
+
 export interface ForwardOptions {
   /**
    * What activations are kept in, f32 unless told. f32 matrices are rounded to it where they are
    * used; norms, router, softmax and logits are computed in f32 in any case.
    */
-  readonly computeDtype?: ComputeDtype;
+  readonly computeDtype?: Precision;
   /** i32 [B, T]: tokens of different numbers do not see each other (packed samples). */
   readonly segments?: Tensor | undefined;
   /** Runs the MTP modules too. */
@@ -77,18 +84,19 @@ export function forward(
   options: ForwardOptions = {},
 ): ForwardResult {
   const { computeDtype, segments, dropout, mtpHidden = "preNorm" } = options;
+  const fp8 = computeDtype === "fp8";
   const rope = ropeTables(c, ids.shape[1]!); // [T, R/2]
   const routings: LayerRouting[] = [];
   const run = options.remat ? remat(causalLayer) : causalLayer;
   const layer = (p: LayerParams, x: Tensor, rope: RopeTables, segments?: Tensor) => {
-    const { output, routing } = run(p, x, rope, segments, c, dropoutOf(++layers));
+    const { output, routing } = run(p, x, rope, segments, c, fp8, dropoutOf(++layers));
     if (routing) routings.push(routing);
     return output;
   };
   let layers = 0;
   const dropoutOf = (index: number) => dropout && { ...dropout, key: foldIn(dropout.key, index) };
 
-  const whole = embed(params, ids, computeDtype); // [B, T, D]
+  const whole = embed(params, ids, fp8 ? "bf16" : computeDtype); // [B, T, D]
   const embedding = dropped(whole, dropoutOf(0), 0);
   const hiddenStates = [embedding];
   let h = embedding;
@@ -107,7 +115,7 @@ export function forward(
     const first = (t: Tensor, axis: number) => sliceAxis(t, axis, 0, T);
     const ahead = sliceAxis(embedding, 1, i + 1, i + 1 + T);
     const tables = { cos: first(rope.cos, 0), sin: first(rope.sin, 0) };
-    const merged = mtpInput(p, first(h, 1), ahead, c);
+    const merged = mtpInput(p, first(h, 1), ahead, c, fp8);
     h = layer(p.layer, merged, tables, segments && first(segments, 1));
     const normed = rmsNorm(h, p.sharedHeadNorm, c.rmsNormEps);
     if (mtpHidden === "postNorm") h = normed;
@@ -123,10 +131,11 @@ function causalLayer(
   rope: RopeTables,
   segments: Tensor | undefined,
   c: ModelConfig,
+  fp8: boolean,
   dropout?: Dropout,
 ): { output: Tensor; routing: LayerRouting | null } {
   const attend: Attend = (p, x) => mla(p, x, rope, c, { segments });
-  const { output, routed } = decoderLayer(p, x, attend, c, dropout);
+  const { output, routed } = decoderLayer(p, x, attend, c, fp8, dropout);
   if (routed === null) return { output, routing: null };
   const scores = reshape(routed.routing.scores, [...x.shape.slice(0, 2), c.nRoutedExperts]);
   return { output, routing: { scores, load: routed.load } };
@@ -143,9 +152,10 @@ export function decoderLayer(
   x: Tensor,
   attend: Attend,
   c: ModelConfig,
+  fp8 = false,
   dropout?: Dropout,
 ): { output: Tensor; routed: MoeResult | null } {
-  const p = inDtype(params, x);
+  const p = inDtype(params, x, fp8);
   const attended = attend(p.selfAttn, rmsNorm(x, p.inputLayernorm, c.rmsNormEps));
   const u = add(x, dropped(attended, dropout, 0));
   const z = rmsNorm(u, p.postAttentionLayernorm, c.rmsNormEps);
@@ -166,10 +176,16 @@ function dropped(x: Tensor, dropout: Dropout | undefined, place: number): Tensor
  * M_k [RMSNorm(Emb); RMSNorm(h)] (eq. 21): what an MTP module's block starts from. The released
  * weights want the embedding first, the other way round than the equation is printed.
  */
-export function mtpInput(p: MtpParams, h: Tensor, embedding: Tensor, c: ModelConfig): Tensor {
+export function mtpInput(
+  p: MtpParams,
+  h: Tensor,
+  embedding: Tensor,
+  c: ModelConfig,
+  fp8 = false,
+): Tensor {
   const e = rmsNorm(embedding, p.enorm, c.rmsNormEps);
   const both = concat([e, rmsNorm(h, p.hnorm, c.rmsNormEps)], 2); // [B, T, 2 D]
-  return linear(both, narrow(p.ehProj, h)); // [B, T, D]
+  return linear(both, fp8 ? inFp8(p.ehProj) : narrow(p.ehProj, h)); // [B, T, D]
 }
 
 /** Logits in f32 of normalised hidden states [B, T, D]. */
@@ -177,9 +193,13 @@ export function head(params: ModelParams, normed: Tensor): Tensor {
   return matmul(normed, narrow(params.lmHead, normed), { transposeB: true, dtype: "f32" });
 }
 
-/** A layer's matrices in the dtype of x, if that is narrower than theirs; the router stays in f32. */
-function inDtype(p: LayerParams, x: Tensor): LayerParams {
-  const narrowed: LayerParams = treeMap((w) => (w.rank > 1 ? narrow(w, x) : w), p);
+/**
+ * A layer's matrices in the dtype of x, if that is narrower than theirs, or to be multiplied in FP8;
+ * the router stays in f32.
+ */
+function inDtype(p: LayerParams, x: Tensor, fp8: boolean): LayerParams {
+  const matrix = (w: Tensor) => (fp8 ? inFp8(w) : narrow(w, x));
+  const narrowed: LayerParams = treeMap((w) => (w.rank > 1 ? matrix(w) : w), p);
   if (!("experts" in p.mlp)) return narrowed;
   return { ...narrowed, mlp: { ...(narrowed.mlp as typeof p.mlp), gate: p.mlp.gate } };
 }

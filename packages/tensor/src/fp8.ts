@@ -5,11 +5,18 @@
  * 128 × 128. Sums, results and everything that is not such a product keep their wider formats.
  */
 import { customGradient } from "./grad.ts";
-import { type BlockScale, dequantize, groupedMatmul, groupedOuter, matmul } from "./ops/matrix.ts";
+import {
+  type BlockScale,
+  dequantize,
+  groupedMatmul,
+  groupedOuter,
+  type MatmulOptions,
+  matmul,
+} from "./ops/matrix.ts";
 import { abs, add, and, bitcast, cast, div, eq, where } from "./ops/pointwise.ts";
 import { max } from "./ops/reduce.ts";
 import { apply1 } from "./ops/registry.ts";
-import { pad, reshape, slice, stopGradient, transpose } from "./ops/shape.ts";
+import { pad, reshape, slice, stopGradient } from "./ops/shape.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** A matrix in E4M3 and the scales of its blocks. */
@@ -80,41 +87,40 @@ export function isInFp8(w: Tensor): boolean {
 /** x [N, K] · wᵀ with w [M, K], as `linear`: [N, M] in x's dtype. */
 export function fp8Linear(x: Tensor, w: Tensor): Tensor {
   const rows = quantizeFp8(stopGradient(x), ROWS);
+  const weights = quantizeFp8(stopGradient(w), TILES);
+  const multiply = (a: Fp8Matrix, b: Fp8Matrix, transposes: MatmulOptions) =>
+    matmul(a.values, b.values, { ...transposes, dtype: x.dtype, aScale: a, bScale: b });
   const product = customGradient(
-    (_x: Tensor, w: Tensor) => ({
-      output: multiply(rows, quantizeFp8(stopGradient(w), TILES), x),
-      save: w,
+    (_x: Tensor, _w: Tensor) => ({
+      output: multiply(rows, weights, { transposeB: true }),
+      save: null,
     }),
-    (w: Tensor, dy: Tensor) => {
-      const dx = multiply(quantizeFp8(dy, ROWS), quantizeFp8(transpose(w), TILES), x);
-      const dw = multiply(
-        quantizeFp8(transpose(dy), ROWS),
-        quantizeFp8(transpose(dequantized(rows, x)), ROWS),
-        x,
-      );
+    (_, dy: Tensor) => {
+      const dx = multiply(quantizeFp8(dy, ROWS), weights, {});
+      const columns = quantizeFp8(dequantized(rows, x), COLUMNS);
+      const dw = multiply(quantizeFp8(dy, COLUMNS), columns, { transposeA: true });
       return [dx, cast(dw, w.dtype)];
     },
   );
   return product(x, w);
 }
 
-/** {@link fp8Linear} with a matrix of w [G, M, K] per run of rows, as `groupedMatmul`. */
+/** {@link fp8Linear} with a matrix of w [G, M, K] per run of rows, as `groupedLinear`. */
 export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
   const rows = quantizeFp8(stopGradient(x), ROWS);
-  const multiply = (a: Fp8Matrix, b: Fp8Matrix) =>
-    groupedMatmul(a.values, b.values, offsets, {
-      transposeB: true,
+  const weights = quantizeFp8(stopGradient(w), TILES);
+  const multiply = (a: Fp8Matrix, transposeB: boolean) => {
+    const scales = { aScale: a, bScale: weights };
+    return groupedMatmul(a.values, weights.values, offsets, {
+      transposeB,
       dtype: x.dtype,
-      aScale: a,
-      bScale: b,
+      ...scales,
     });
+  };
   const product = customGradient(
-    (_x: Tensor, w: Tensor) => ({
-      output: multiply(rows, quantizeFp8(stopGradient(w), TILES)),
-      save: w,
-    }),
-    (w: Tensor, dy: Tensor) => {
-      const dx = multiply(quantizeFp8(dy, ROWS), quantizeFp8(transpose(w), TILES));
+    (_x: Tensor, _w: Tensor) => ({ output: multiply(rows, true), save: null }),
+    (_, dy: Tensor) => {
+      const dx = multiply(quantizeFp8(dy, ROWS), false);
       // Runs end anywhere in a block of 128 rows, so the numbers are E4M3, but multiplied in x's dtype.
       const columns = (t: Tensor) => dequantized(quantizeFp8(t, COLUMNS), x);
       const dw = groupedOuter(columns(dy), columns(dequantized(rows, x)), offsets, x.dtype);
@@ -122,12 +128,6 @@ export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor 
     },
   );
   return product(x, w);
-}
-
-/** a · bᵀ, both quantised along the contraction. */
-function multiply(a: Fp8Matrix, b: Fp8Matrix, like: Tensor): Tensor {
-  const options = { transposeB: true, dtype: like.dtype, aScale: a, bScale: b };
-  return matmul(a.values, b.values, options);
 }
 
 /** E4M3 times a power of two is exact in bf16, too. */

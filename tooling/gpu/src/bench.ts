@@ -3,7 +3,7 @@
  * transformers and PyTorch on an H100 are in packages/backend-cuda/NOTES.md. Prints where the time of
  * each goes, and a table last:
  *
- *     node src/bench.ts [train] [decode] [--backend wasm --small]
+ *     node src/bench.ts [train] [decode] [--precision bf16|fp8] [--backend wasm --small]
  */
 import { parseArgs } from "node:util";
 import { cudaBackend } from "@dsv3/backend-cuda";
@@ -14,6 +14,7 @@ import {
   latentCaches,
   type ModelConfig,
   type ModelParams,
+  type Precision,
   preset,
 } from "@dsv3/model";
 import {
@@ -61,14 +62,19 @@ const STEPS = 10;
 
 type Row = readonly [what: string, figure: string];
 
-async function train(config: ModelConfig, batch: number, length: number): Promise<Row[]> {
+async function train(
+  config: ModelConfig,
+  batch: number,
+  length: number,
+  computeDtype: Precision,
+): Promise<Row[]> {
   const began = performance.now();
   using seed = key(1);
   let state = initTrainState(initParams(config, seed), { momentDtype: "bf16" });
   const ids = Int32Array.from({ length: batch * length }, (_, i) => (i * 7919) % config.vocabSize);
   const rows = () => tensor(ids, { shape: [batch, length], dtype: "i32" });
   const data = { inputIds: rows(), targets: rows() };
-  const loss = { mtpWeight: 0, balanceWeight: 0, computeDtype: "bf16" } as const;
+  const loss = { mtpWeight: 0, balanceWeight: 0, computeDtype };
   const step = trainStep(config, { loss, optimizer: ADAMW, clip: 1 });
   const once = async () => {
     const result = step(state, [data], { learningRate: 1e-4, biasSpeed: 0.001 });
@@ -90,7 +96,7 @@ async function train(config: ModelConfig, batch: number, length: number): Promis
   const peak = (getBackend().memory().peakBytes / 2 ** 30).toFixed(1);
   return [
     [
-      `training, ${batch} × ${length} tokens`,
+      `training in ${computeDtype}, ${batch} × ${length} tokens`,
       `${((batch * length * 1000) / ms).toFixed(0)} tokens/s`,
     ],
     ["  a step", `${ms.toFixed(1)} ms, loss ${first.toFixed(3)} → ${last.toFixed(3)}`],
@@ -155,7 +161,11 @@ async function decode(config: ModelConfig, batch: number, tokens: number): Promi
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { backend: { type: "string", default: "cuda" }, small: { type: "boolean" } },
+  options: {
+    backend: { type: "string", default: "cuda" },
+    precision: { type: "string", default: "bf16" },
+    small: { type: "boolean" },
+  },
 });
 setBackend(observed(await (values.backend === "wasm" ? wasmBackend() : cudaBackend())));
 const config: ModelConfig = values.small
@@ -164,7 +174,8 @@ const config: ModelConfig = values.small
 const parts = positionals.length > 0 ? positionals : ["train", "decode"];
 const table: Row[] = [];
 if (parts.includes("train")) {
-  table.push(...(await (values.small ? train(config, 2, 64) : train(config, 8, 2048))));
+  const [batch, length] = values.small ? [2, 64] : [8, 2048];
+  table.push(...(await train(config, batch, length, values.precision as Precision)));
 }
 if (parts.includes("decode")) {
   for (const batch of [1, 32]) table.push(...(await decode(config, batch, 256)));

@@ -11,6 +11,7 @@ import type { GroupedMatmulKernel, MatrixView } from "../contract.ts";
 import { dtypeBytes } from "../contract.ts";
 import type { Arg, DeviceInfo, Lowered } from "../kernel.ts";
 import { constants, hopper } from "./hopper.ts";
+import { transposeBytes } from "./transpose-bytes.ts";
 
 const BM = 128;
 const STEP_BYTES = 128; // of the contraction in a stage: 64 bf16 or 128 e4m3
@@ -53,14 +54,32 @@ function blockScaled({ form, a, b }: GroupedMatmulKernel): boolean {
   );
 }
 
+/** The weights turned over, so that they lie along the contraction: the view of the copy, and its making. */
+function turnedWeights(k: GroupedMatmulKernel) {
+  const { b } = k;
+  const { source, launch } = transposeBytes(
+    {
+      ...{ from: { slot: b.slot, offset: b.offset }, to: { workspace: 0 }, batch: k.groups },
+      ...{ rows: k.k, columns: k.n, leading: b.row, stride: b.batch[0] ?? 0 },
+    },
+    "turn_weights",
+  );
+  const dense = { offset: 0, batch: [k.k * k.n], row: 1, col: k.k };
+  return { view: { ...b, ...dense }, source, launch, workspace: k.groups * k.k * k.n };
+}
+
 /**
  * Takes bf16 operands, or e4m3 with block scales in "rows" form, with bf16 or f32 output on Hopper;
  * undefined for anything else.
  */
 export function hopperGroupedMatmul(
-  k: GroupedMatmulKernel,
+  given: GroupedMatmulKernel,
   device: DeviceInfo,
 ): Lowered | undefined {
+  const across = given.b.col === 1 && given.b.row !== 1 && given.b.dtype === "f8e4m3";
+  const turned = across ? turnedWeights(given) : undefined;
+  const k = turned ? { ...given, b: turned.view } : given;
+  if (turned && !blockScaled(k)) return undefined;
   const rowsForm = k.form === "rows";
   const transposedB = rowsForm && k.b.row === 1 && k.b.col !== 1;
   const { a, b, out } = k;
@@ -158,8 +177,7 @@ export function hopperGroupedMatmul(
     swizzle: 128,
   } as const;
   const bMap = {
-    slot: b.slot,
-    offset: b.offset * bytes,
+    ...(turned ? { workspace: 0 } : { slot: b.slot, offset: b.offset * bytes }),
     dtype: b.dtype,
     dims: rowsForm ? [...(transposedB ? [k.k, k.n] : [k.n, k.k]), k.groups] : [k.n, k.rows],
     strides: rowsForm
@@ -295,8 +313,10 @@ ${find}
 }
 `;
   return {
-    source,
+    source: turned ? turned.source + source : source,
+    ...(turned && { workspace: turned.workspace }),
     launches: [
+      ...(turned ? [turned.launch] : []),
       {
         entry: "grouped_matmul",
         grid: [device.multiprocessors],

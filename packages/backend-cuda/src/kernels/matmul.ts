@@ -13,13 +13,14 @@ import {
 } from "../contract.ts";
 import type { Action, DeviceInfo, Gemm, GemmOperand, Lower, Lowered, Place } from "../kernel.ts";
 import { type Element, elementwise } from "../loops/elementwise.ts";
+import { transposeBytes } from "./transpose-bytes.ts";
 
 /** Most products that one kernel may be split into when its batch axes don't fit one stride. */
 const MOST_PRODUCTS = 64;
 
 export const lowerMatmul: Lower<MatmulKernel> = (original, device) => {
-  const kernel = foldBatch(original);
-  const { batch, m, n, k, out, add } = kernel;
+  const folded = foldBatch(original);
+  const { batch, m, n, k, out, add } = folded;
   const count = batch.reduce((a, b) => a * b, 1);
   if (count * m * n === 0) return { source: "", launches: [] };
   const work = new Workspace(device);
@@ -27,9 +28,10 @@ export const lowerMatmul: Lower<MatmulKernel> = (original, device) => {
     work.element([...batch, m, n], add === undefined ? zero : whole(add), element(out));
     return work.lowered();
   }
-  const type = productType(kernel);
-  if (type === undefined) return lowerIntegerMatmul(kernel);
+  const type = productType(folded);
+  if (type === undefined) return lowerIntegerMatmul(folded);
 
+  const kernel = type === "f8" ? work.alongContraction(folded) : folded;
   const scales = type === "f8" ? fp8Scales(kernel) : undefined;
   const native = type === "f8" && scales !== undefined;
   const dtype: DType = type === "f8" ? "bf16" : type;
@@ -226,6 +228,42 @@ class Workspace {
       );
       this.#actions.push({ ...launch, args });
     }
+  }
+
+  /**
+   * An FP8 product whose operands lie along the contraction, as the tensor cores read them, where the
+   * library takes it then: an operand that lies across is copied.
+   */
+  alongContraction(kernel: MatmulKernel): MatmulKernel {
+    const { a, b, batch, m, n, k } = kernel;
+    const turnA = a.row === 1 && a.col !== 1;
+    const turnB = b.col === 1 && b.row !== 1;
+    if (batch.length > 0 || !(turnA || turnB)) return kernel;
+    const dense = { offset: 0, batch: [] };
+    const turned = {
+      ...kernel,
+      a: turnA ? { ...a, ...dense, row: k, col: 1 } : a,
+      b: turnB ? { ...b, ...dense, row: 1, col: k } : b,
+    };
+    if (fp8Scales(turned) === undefined) return kernel;
+    const copy = (view: MatrixView, leading: number, columns: number): number => {
+      const slot = this.#reserve(k * columns);
+      const { source, launch } = transposeBytes(
+        {
+          ...{ from: this.place(view.slot, view.offset), to: this.place(slot, 0) },
+          ...{ batch: 1, rows: k, columns, leading, stride: 0 },
+        },
+        `turn${this.#sources.length}`,
+      );
+      this.#sources.push(source);
+      this.#actions.push(launch);
+      return slot;
+    };
+    return {
+      ...turned,
+      a: turnA ? { ...turned.a, slot: copy(a, a.col, m) } : a,
+      b: turnB ? { ...turned.b, slot: copy(b, b.row, n) } : b,
+    };
   }
 
   /** The view itself where the library takes it, a converted copy otherwise. */

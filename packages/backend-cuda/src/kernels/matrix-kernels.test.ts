@@ -283,7 +283,10 @@ describe("grouped products", () => {
     expect(lowered.source).toContain("e4m3.e4m3");
     expectSane(lowered);
     const across = { ...b, row: 512, col: 1 };
-    expect(entries(lower(product({ a, b: across }), H100))).toEqual(["grouped_matmul_plain"]);
+    expect(entries(lower(product({ a, b: across }), H100))).toEqual([
+      "turn_weights",
+      "grouped_matmul",
+    ]);
     const coarser = { ...a, scale: scale(4, [1, 256]) };
     expect(entries(lower(product({ a: coarser, b }), H100))).toEqual(["grouped_matmul_plain"]);
   });
@@ -298,5 +301,39 @@ describe("grouped products", () => {
   test("empty products", () => {
     for (const empty of [{ rows: 0 }, { n: 0 }, { k: 0 }, { groups: 0 }])
       expectSane(lower(product(empty), H100));
+  });
+});
+
+describe("FP8 weights that lie across the contraction", () => {
+  const kernel = (over: Partial<GroupedMatmulKernel> = {}): GroupedMatmulKernel => ({
+    kind: "groupedMatmul",
+    form: "rows",
+    ...{ groups: 4, rows: 512, k: 384, n: 256, offsets: 3 },
+    a: {
+      ...{ slot: 0, dtype: "f8e4m3", offset: 0, batch: [], row: 384, col: 1 },
+      scale: { slot: 4, block: [1, 128], batch: [], row: 3, col: 1 },
+    },
+    b: {
+      ...{ slot: 1, dtype: "f8e4m3", offset: 0, batch: [384 * 256], row: 256, col: 1 },
+      scale: { slot: 5, block: [128, 128], batch: [6], row: 2, col: 1 },
+    },
+    out: { slot: 2, dtype: "bf16", offset: 0, batch: [], row: 256, col: 1 },
+    ...over,
+  });
+
+  test("are turned over in the workspace, and multiplied by the tensor cores", () => {
+    const lowered = lower(kernel(), H100);
+    expect(lowered.launches.map((l) => "entry" in l && l.entry)).toEqual([
+      "turn_weights",
+      "grouped_matmul",
+    ]);
+    expect(lowered.workspace).toBe(4 * 384 * 256);
+    // 128 × 128 bytes a block.
+    expect((lowered.launches[0] as Launch).grid).toEqual([2, 3, 4]);
+  });
+
+  test("stay as they are for the plain kernel, which takes any layout", () => {
+    const odd = kernel({ k: 392, a: { ...kernel().a, row: 392 } });
+    expect(lower(odd, { ...H100, computeCapability: 80 }).launches).toHaveLength(1);
   });
 });

@@ -1,4 +1,5 @@
 /** Which tensors of a graph get memory of their own; everything else is computed where it is used. */
+import { dtypeBytes } from "../dtype.ts";
 import { nodeOf } from "../graph.ts";
 import { opDef } from "../ops/registry.ts";
 import type { Node, Tensor } from "../tensor.ts";
@@ -42,34 +43,59 @@ export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]):
   }
 
   const uses = countUses(live);
-  // Cost and full-size loads of each value if inlined.
+  // A sum that is used in a narrower format alone is stored in that.
+  for (const node of live) {
+    const [sum, out] = [node.inputs[0], node.outputs[0] as Tensor];
+    if (node.op !== "cast" || sum === undefined || !REDUCTIONS.has(nodeOf(sum).op)) continue;
+    const narrower = dtypeBytes(out.dtype) < dtypeBytes(sum.dtype);
+    if (narrower && uses.get(sum) === 1) roots.add(out);
+  }
+  // Cost of each value if inlined, and what it loads then: 1 for a tensor of its size, less if smaller.
   const cost = new Map<Tensor, number>();
-  const loads = new Map<Tensor, number>();
+  const loads = new Map<Tensor, ReadonlyMap<Tensor, number>>();
   for (const node of live) {
     const def = opDef(node.op);
     for (const out of node.outputs) {
       const source = sourceOf(out);
       const inputs = source ? [source] : node.inputs;
       let c = def.cost ?? 0;
-      let l = 0;
+      const l = new Map<Tensor, number>();
       for (const t of new Set(inputs)) {
         const repeated = out.size > t.size || node.op === "take";
         if (repeated && !roots.has(t) && (cost.get(t) ?? 0) >= WORTH_KEEPING && t.size > 1)
           roots.add(t);
-        if (roots.has(t)) l += t.size * 8 >= out.size ? 1 : 0.1;
+        if (roots.has(t)) l.set(t, t.size * 8 >= out.size ? 1 : 0.1);
         else {
           c += cost.get(t) ?? 0;
-          l += loads.get(t) ?? 0;
+          for (const [root, share] of loads.get(t) ?? []) l.set(root, share);
         }
       }
       cost.set(out, c);
       loads.set(out, l);
       if (source || roots.has(out) || !def.emit) continue;
-      const shared = (uses.get(out) ?? 0) > 1 && (l >= 2 || c > CHEAP);
-      if (shared || c > LONGEST) roots.add(out);
+      const loaded = [...l.values()].reduce((a, b) => a + b, 0);
+      const shared = (uses.get(out) ?? 0) > 1 && (loaded >= 2 || c > CHEAP);
+      if (!shared && c <= LONGEST) continue;
+      const stored = narrowest(out);
+      roots.add(stored);
+      if (stored === out) continue;
+      cost.set(out, def.cost ?? 0);
+      loads.set(out, new Map([[stored, 1]]));
     }
   }
   return { live, roots };
+}
+
+/** What is only widened on the way to t, and takes less memory: a bf16 value that is used in f32. */
+function narrowest(t: Tensor): Tensor {
+  let found = t;
+  for (let at = t; ; ) {
+    const node = nodeOf(at);
+    const source = sourceOf(at) ?? (node.op === "cast" ? (node.inputs[0] as Tensor) : undefined);
+    if (source === undefined || source.size !== t.size) return found;
+    at = source;
+    if (opDef(nodeOf(at).op).emit && dtypeBytes(at.dtype) < dtypeBytes(found.dtype)) found = at;
+  }
 }
 
 function liveNodes(nodes: readonly Node[], outputs: readonly Tensor[]): Node[] {
