@@ -24,9 +24,14 @@ export class ChatAnswer {
     this.#parser = parser;
   }
 
+  /** Whether the next token is one of its thoughts. */
+  get thinking(): boolean {
+    return this.#parser.reasoning;
+  }
+
   /** Takes a token; what it adds to the answer. */
   take({ text, finishReason, stopped }: Delta): AnswerEvent[] {
-    if (this.#parser.reasoning) this.reasoningTokens++;
+    if (this.thinking) this.reasoningTokens++;
     const said = [...this.#parser.push(text), ...(finishReason ? this.#parser.end() : [])];
     for (const event of said) {
       if (event.type === "content") this.content += event.text;

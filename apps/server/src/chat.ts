@@ -19,8 +19,6 @@ export async function chat(
     created: Math.floor(Date.now() / 1000),
     model,
   };
-  const chosen = (delta: Drawn) =>
-    request.logprobs ? { content: [logprobOf(tokenizer, delta)] } : null;
   const answers = Array.from({ length: request.n ?? 1 }, () => conversation.answer());
   const usageOf = (usage: Usage) => {
     const reasoning_tokens = answers.reduce((sum, answer) => sum + answer.reasoningTokens, 0);
@@ -42,8 +40,9 @@ export async function chat(
       first: answers.map((_, i) => choice(i, greeting, null, null)),
       event(delta: Delta) {
         const answer = answers[delta.choice]!;
+        const logprobs = request.logprobs ? new Logprobs() : null;
+        logprobs?.add(logprobOf(tokenizer, delta), answer.thinking);
         const said = answer.take(delta);
-        const logprobs = chosen(delta);
         if (said.length === 0 && !logprobs && !delta.finishReason) return [];
         return [choice(delta.choice, answer.changed(said), logprobs, answer.reason)];
       },
@@ -52,10 +51,11 @@ export async function chat(
     return { run, ...parts };
   }
 
-  const logprobs = answers.map((): object[] => []);
+  const logprobs = answers.map(() => (request.logprobs ? new Logprobs() : null));
   const usage = await run.each((delta) => {
-    answers[delta.choice]!.take(delta);
-    logprobs[delta.choice]!.push(...(chosen(delta)?.content ?? []));
+    const answer = answers[delta.choice]!;
+    logprobs[delta.choice]?.add(logprobOf(tokenizer, delta), answer.thinking);
+    answer.take(delta);
   });
   return {
     body: {
@@ -64,12 +64,24 @@ export async function chat(
       choices: answers.map((answer, index) => ({
         index,
         message: answer.message(),
-        logprobs: request.logprobs ? { content: logprobs[index], refusal: null } : null,
+        logprobs: logprobs[index]!,
         finish_reason: answer.reason,
       })),
       usage: usageOf(usage),
     },
   };
+}
+
+/** Log-probabilities as bodies have them: those of thoughts apart, as DeepSeek has it. */
+class Logprobs {
+  content: object[] | null = null;
+  readonly refusal = null;
+  reasoning_content?: object[];
+
+  add(logprob: object, thought: boolean): void {
+    this[thought ? "reasoning_content" : "content"] ??= [];
+    this[thought ? "reasoning_content" : "content"]!.push(logprob);
+  }
 }
 
 function logprobOf(tokenizer: Tokenizer, { token, logprob, top }: Drawn): object {

@@ -122,7 +122,7 @@ export const chatRequest = z.object({
     .nullish(),
   parallel_tool_calls: z.boolean().nullish().describe("false ends after the first call"),
   thinking: z
-    .object({ type: z.enum(["enabled", "disabled"]) })
+    .object({ type: z.enum(["enabled", "disabled", "adaptive"]) })
     .nullish()
     .describe("whether the model thinks first (DeepSeek)"),
   chat_template_kwargs: z

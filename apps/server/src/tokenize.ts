@@ -9,7 +9,7 @@ export function tokenize({ tokenizer, engine }: Service, request: TokenizeReques
   const ids =
     "prompt" in request
       ? tokenizer.encode(request.prompt, { addSpecial: request.add_special_tokens })
-      : promptOf(request, null, tokenizer);
+      : promptOf(request, null, tokenizer).ids;
   const tokens = Array.from(ids);
   return { body: { count: tokens.length, max_model_len: engine.maxContext, tokens } };
 }
