@@ -40,6 +40,7 @@ export {
 } from "./params.ts";
 export { denseVariant, PRESETS, type PresetName, preset } from "./presets.ts";
 export { randomSource, type SampleOptions, sampleToken } from "./sample.ts";
+export { sizedConfig } from "./size.ts";
 export {
   checkedConfig,
   type LoadedModel,

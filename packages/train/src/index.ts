@@ -40,6 +40,7 @@ export {
   totalSteps,
   type YarnPhase,
 } from "./settings.ts";
+export { type SizedRecipe, sizedRecipe } from "./size.ts";
 export {
   initTrainState,
   type StepMetrics,

@@ -102,19 +102,25 @@ describe("a run of three phases", () => {
     disposeTree(model.params);
   });
 
-  test.each([1, 2, 3, 4, 5])("stopped after step %i, it goes on bit for bit", async (at) => {
-    const cut = join(dir, "cut");
-    const stop = new AbortController();
-    const onStep = ({ step }: RunMetrics) => step === at && stop.abort();
-    const first = await train(cut, config, phased, counting(), { signal: stop.signal, onStep });
-    disposeTree([first.params, first.ema]);
-    expect((await listCheckpoints(cut))[0]).toBe(at);
-    const second = await train(cut, config, phased, counting(), { resume: true });
-    expect(await hashes(second.params)).toEqual(whole.params);
-    expect(await hashes(second.ema)).toEqual(whole.ema);
-    const losses = async (run: string) => (await metrics(run)).map((m) => m.loss);
-    expect(await losses(cut)).toEqual(await losses(run));
-  });
+  test.each([1, 2, 3, 4, 5])(
+    "stopped after step %i, it goes on bit for bit",
+    {
+      timeout: 60_000,
+    },
+    async (at) => {
+      const cut = join(dir, "cut");
+      const stop = new AbortController();
+      const onStep = ({ step }: RunMetrics) => step === at && stop.abort();
+      const first = await train(cut, config, phased, counting(), { signal: stop.signal, onStep });
+      disposeTree([first.params, first.ema]);
+      expect((await listCheckpoints(cut))[0]).toBe(at);
+      const second = await train(cut, config, phased, counting(), { resume: true });
+      expect(await hashes(second.params)).toEqual(whole.params);
+      expect(await hashes(second.ema)).toEqual(whole.ema);
+      const losses = async (run: string) => (await metrics(run)).map((m) => m.loss);
+      expect(await losses(cut)).toEqual(await losses(run));
+    },
+  );
 
   test("a phase longer than its context is refused, with its place", async () => {
     const [second, third] = phased.laterPhases as [Phase, Phase];
@@ -153,7 +159,9 @@ test("the moving average is that of the weights after each step; evaluations see
   disposeTree([params, ema]);
 });
 
-test("recomputed layers give the same training, dropout included; dropout changes it", async () => {
+test("recomputed layers give the same training, dropout included; dropout changes it", {
+  timeout: 60_000,
+}, async () => {
   const losses = async (name: string, more: Partial<RunSettings>) => {
     const all = { ...settings, steps: 4, ...more };
     const { params } = await train(join(dir, name), smallConfig, all, counting());

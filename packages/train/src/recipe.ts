@@ -10,7 +10,7 @@ export interface RecipeOptions {
   readonly length: number;
   /** At its peak: 2.2e-4 in the report. */
   readonly learningRate: number;
-  /** Steps to the peak: the report's share of all steps unless told. */
+  /** Steps to the peak: the report's share of all, or 100 or a twentieth of a short run, unless told. */
   readonly warmUp?: number;
   /** Longer contexts to learn in turn: 32K and 128K in the report, 1,000 steps each. */
   readonly extend?: readonly { readonly length: number; readonly steps: number }[];
@@ -45,10 +45,9 @@ export function deepseekPhases(o: RecipeOptions): Phase[] {
   const falling = stepsOf(o.tokens * share(REPORT.decay - REPORT.peak));
   const atTenth = stepsOf(o.tokens * share(REPORT.tenth - REPORT.decay));
   const atLast = stepsOf(o.tokens * share(REPORT.all - REPORT.tenth));
-  const warmUp = Math.min(
-    atPeak,
-    o.warmUp ?? Math.ceil(WARM_UP * (atPeak + falling + atTenth + atLast)),
-  );
+  const all = atPeak + falling + atTenth + atLast;
+  const usual = Math.max(Math.ceil(WARM_UP * all), Math.min(100, Math.ceil(all / 20)));
+  const warmUp = Math.min(atPeak, o.warmUp ?? usual);
   const last = (peak * 7.3) / 220;
   const sizes = { batch, length, accumulate, balanceWeight: 1e-4 };
   const phases: Phase[] = [

@@ -51,6 +51,16 @@ describe("of a preset", () => {
   });
 });
 
+it("of a size: DeepSeek-V3's shape scaled, and its recipe", async () => {
+  const { code, out } = await inspect("--size", "2");
+  expect(code).toBe(0);
+  expect(out).toMatch(/^size 2 \(deepseek_v3\)\n/);
+  expect(out).toMatch(/hidden size +256\n/);
+  expect(out).toMatch(/learning rate at its peak +0\.00362\n/);
+  const { recipe, parameters } = JSON.parse((await inspect("--size", "2", "--json")).out);
+  expect(recipe.tokens).toBe(20 * parameters.activePerTokenWithoutEmbedding);
+});
+
 describe("of a folder", () => {
   it.each(["base", "mtp", "fp8"])("%s: bytes as they are stored", async (name) => {
     const dir = join(fixtures, name);
@@ -122,8 +132,10 @@ describe("of a folder", () => {
 });
 
 it.each([
-  [[], "give --model DIR or --preset NAME"],
-  [["--model", "m", "--preset", "tiny"], "both given"],
+  [[], "give --model DIR, --preset NAME or --size N"],
+  [["--model", "m", "--preset", "tiny"], "give one of them"],
+  [["--size", "3", "--preset", "tiny"], "give one of them"],
+  [["--size", "0"], "at least 1"],
   [["--preset", "huge"], "must be one of tiny, demo"],
 ])("wrong command line %j", async (argv, message) => {
   expect(await inspect(...argv)).toMatchObject({

@@ -6,7 +6,9 @@ import {
   type ModelConfig,
   PRESETS,
   preset,
+  sizedConfig,
 } from "@dsv3/model";
+import { type SizedRecipe, sizedRecipe } from "@dsv3/train";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
 import { formatBytes, formatCount } from "../ui/format.ts";
@@ -18,17 +20,37 @@ export const inspect: Command = defineCommand({
   flags: {
     model: { type: "string", value: "DIR", help: "a Hugging Face folder" },
     preset: { type: "choice", choices: Object.keys(PRESETS), help: "a named configuration" },
+    size: {
+      type: "integer",
+      value: "N",
+      help: "DeepSeek-V3 scaled to width 128 N, and how it is trained, as train --size N does",
+      min: 1,
+      max: 56,
+    },
     json: { type: "boolean", help: "print one JSON document with exact numbers" },
   },
-  examples: ["inspect --preset deepseek-v3-671b", "inspect --model my-model --json"],
-  async run({ model, preset: name, json }, io) {
-    if (model !== undefined && name !== undefined) {
-      throw new UsageError("--model and --preset are both given; give one of them");
+  examples: [
+    "inspect --preset deepseek-v3-671b",
+    "inspect --size 4",
+    "inspect --model my-model --json",
+  ],
+  async run({ model, preset: name, size, json }, io) {
+    if ([model, name, size].filter((given) => given !== undefined).length > 1) {
+      throw new UsageError("--model, --preset and --size are not given together; give one of them");
     }
     let report: Report;
     if (model !== undefined) report = await reportFolder(model);
-    else if (name !== undefined) report = reportPreset(name);
-    else throw new UsageError("what to inspect is missing: give --model DIR or --preset NAME");
+    else if (name !== undefined) report = reportConfig(name, preset(name));
+    else if (size !== undefined) {
+      report = {
+        ...reportConfig(`size ${size}`, sizedConfig(size)),
+        recipe: sizedRecipe(size),
+      };
+    } else {
+      throw new UsageError(
+        "what to inspect is missing: give --model DIR, --preset NAME or --size N",
+      );
+    }
     if (json) printJson(io.stdout, report);
     else io.stdout.write(formatReport(report));
   },
@@ -55,11 +77,12 @@ interface Report {
    */
   bytesByDtype: Record<string, number>;
   cacheBytesPerToken: { bf16: number; f32: number };
+  /** How a model of this size is trained. */
+  recipe?: SizedRecipe;
   config: ModelConfig;
 }
 
-function reportPreset(name: string): Report {
-  const config = preset(name);
+function reportConfig(name: string, config: ModelConfig): Report {
   const { stored } = countParameters(config);
   return reportOf(name, config, { bf16: 2 * stored, f32: 4 * stored });
 }
@@ -96,7 +119,7 @@ function reportOf(name: string, config: ModelConfig, bytesByDtype: Record<string
 }
 
 function formatReport({ name, modelType, ...report }: Report): string {
-  const { parameters: count, bytesByDtype, cacheBytesPerToken: cache, config: c } = report;
+  const { parameters: count, bytesByDtype, cacheBytesPerToken: cache, config: c, recipe } = report;
   const parameters = (value: number) => [value.toLocaleString("en"), formatCount(value)];
   const bytes = (value: number) => [value.toLocaleString("en"), formatBytes(value)];
   const sizes = renderTable(
@@ -136,5 +159,17 @@ function formatReport({ name, modelType, ...report }: Report): string {
       ["expert width", `${c.moeIntermediateSize}`],
     ],
   );
-  return `${name} (${modelType})\n\n${sizes}\n${shapes}`;
+  return `${name} (${modelType})\n\n${sizes}\n${shapes}${recipe ? `\n${formatRecipe(recipe)}` : ""}`;
+}
+
+function formatRecipe({ tokens, batch, length, learningRate }: SizedRecipe): string {
+  return renderTable(
+    [{ title: "training" }, { title: "", align: "right" }],
+    [
+      ["tokens", formatCount(tokens)],
+      ["sequences of an update", `${batch}`],
+      ["tokens of a sequence", `${length}`],
+      ["learning rate at its peak", `${learningRate}`],
+    ],
+  );
 }

@@ -6,21 +6,23 @@ import {
   type Phase,
   parsePhases,
   type RunSettings,
+  sizedRecipe,
 } from "@dsv3/train";
 import { UsageError } from "../errors.ts";
 
 /** Values of the flags of `dsv3 train` that say how it trains. */
 export interface HowArgs {
+  readonly size: number | undefined;
   readonly phase: string | undefined;
   readonly tokens: number | undefined;
-  readonly steps: number;
-  readonly batch: number;
-  readonly length: number;
+  readonly steps: number | undefined;
+  readonly batch: number | undefined;
+  readonly length: number | undefined;
   readonly accumulate: number;
   readonly rampFrom: number | undefined;
   readonly rampSteps: number | undefined;
-  readonly learningRate: number;
-  readonly warmUp: number;
+  readonly learningRate: number | undefined;
+  readonly warmUp: number | undefined;
   readonly biasSpeed: number;
   readonly mtpWeight: number;
   readonly balanceWeight: number;
@@ -39,8 +41,9 @@ export async function settingsOf(args: HowArgs): Promise<RunSettings> {
   if ((args.rampFrom === undefined) !== (args.rampSteps === undefined)) {
     throw new UsageError("--ramp-from and --ramp-steps belong together");
   }
-  if (args.phase !== undefined && args.tokens !== undefined) {
-    throw new UsageError("--phase and --tokens both say what the phases are; give one");
+  const plans = [args.phase, args.tokens, args.steps].filter((plan) => plan !== undefined);
+  if (plans.length > 1) {
+    throw new UsageError("--phase, --tokens and --steps all say how long the run is; give one");
   }
   const [first, ...laterPhases] = await phases(args);
   return {
@@ -57,19 +60,29 @@ export async function settingsOf(args: HowArgs): Promise<RunSettings> {
   };
 }
 
+/** What is trained unless the flags say something else, without `--size`. */
+const USUAL = { steps: 1000, batch: 8, length: 128, learningRate: 2e-3, warmUp: 25 };
+
 async function phases(args: HowArgs): Promise<Phase[]> {
-  const { steps, warmUp, batch, length, accumulate, rampFrom, rampSteps, learningRate } = args;
-  if (args.tokens !== undefined) {
-    return deepseekPhases({
-      ...{ tokens: args.tokens, batch, length, accumulate, learningRate, warmUp },
-    });
+  const { accumulate, rampFrom, rampSteps } = args;
+  const sized = args.size === undefined ? undefined : sizedRecipe(args.size, args.tokens);
+  const usual = sized ? { ...sized, batch: Math.ceil(sized.batch / accumulate) } : USUAL;
+  const batch = args.batch ?? usual.batch;
+  const length = args.length ?? usual.length;
+  const learningRate = args.learningRate ?? usual.learningRate;
+  const tokens = args.tokens ?? (args.steps === undefined ? sized?.tokens : undefined);
+  const warmUp = args.warmUp ?? (sized ? undefined : USUAL.warmUp);
+  if (tokens !== undefined && args.phase === undefined) {
+    const sizes = { tokens, batch, length, accumulate, learningRate };
+    return deepseekPhases({ ...sizes, ...(warmUp === undefined ? {} : { warmUp }) });
   }
+  const steps = args.steps ?? USUAL.steps;
   let before: Phase = {
     ...{ steps, batch, length, accumulate },
     ...(rampFrom !== undefined && rampSteps !== undefined
       ? { ramp: { from: rampFrom, steps: rampSteps } }
       : {}),
-    learningRate: deepseekSchedule(steps, learningRate, Math.min(warmUp, steps)),
+    learningRate: deepseekSchedule(steps, learningRate, Math.min(warmUp ?? 100, steps)),
     biasSpeed: args.biasSpeed,
     mtpWeight: args.mtpWeight,
     balanceWeight: args.balanceWeight,

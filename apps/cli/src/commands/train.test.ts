@@ -117,6 +117,22 @@ it("trains in phases to a longer context, keeps an average, and measures both", 
   expect(wrong.err).toContain(`${long}: [0]: batch should be a whole number of 1 or more, got 0`);
 });
 
+it("--size derives the model and its recipe; flags say otherwise", async () => {
+  const out = join(dir, "sized");
+  const argv = ["train", "--data", data, "--out", out, "--size", "1", "--vocab-size", "300"];
+  const less = ["--batch", "2", "--length", "16", "--accumulate", "5", "--tokens", "900", "--json"];
+  const result = await dsv3([...argv, ...less]);
+  expect(result.code, result.err).toBe(0);
+  const { settings, config } = JSON.parse(await readFile(join(out, "run.json"), "utf8"));
+  expect(config).toMatchObject({ hiddenSize: 128, nRoutedExperts: 8, maxPositionEmbeddings: 256 });
+  // The report's phases: a growing batch, then γ and λ of each.
+  expect(settings).toMatchObject({ batch: 2, ramp: { from: 1 }, biasSpeed: 0.001, mtpWeight: 0.3 });
+  expect(settings.laterPhases).toMatchObject([
+    { biasSpeed: 0.001, mtpWeight: 0.1 },
+    { biasSpeed: 0, mtpWeight: 0.1 },
+  ]);
+});
+
 describe("refuses, and writes nothing:", () => {
   it.each<[message: string, code: number, argv: string[]]>([
     ["--data is missing", 2, ["--out", "OUT"]],
@@ -132,6 +148,7 @@ describe("refuses, and writes nothing:", () => {
     ["belong together", 2, ["--data", "DATA", "--out", "OUT", "--ramp-from", "1"]],
     ["cannot read /no.json", 1, ["--data", "DATA", "--out", "OUT", "--phase", "/no.json"]],
     ["give one", 2, ["--data", "DATA", "--out", "OUT", "--phase", "x", "--tokens", "9"]],
+    ["give one", 2, ["--data", "DATA", "--out", "OUT", "--size", "1", "--preset", "tiny"]],
     ["holds no run to resume", 1, ["--resume", "OUT"]],
     ["leave out the rest", 2, ["--resume", "OUT", "--data", "DATA"]],
     ["maxPositionEmbeddings", 1, ["--data", "DATA", "--out", "OUT", "--length", "100000"]],

@@ -7,6 +7,7 @@ import {
   parseHuggingFaceConfig,
   preset,
   saveModel,
+  sizedConfig,
 } from "@dsv3/model";
 import { disposeTree, setBackend } from "@dsv3/tensor";
 import { type Tokenizer, trainBpe } from "@dsv3/tokenizer";
@@ -33,6 +34,13 @@ const flags = {
   },
   out: { type: "string", value: "DIR", help: "the run's folder, which must not exist yet" },
   resume: { type: "string", value: "DIR", help: "goes on with the run in this folder" },
+  size: {
+    type: "integer",
+    value: "N",
+    help: "one dial: DeepSeek-V3 scaled to width 128 N, with tokens, batch and rate to match",
+    min: 1,
+    max: 56,
+  },
   preset: { type: "string", value: "NAME", help: "a model's shape (default: demo)" },
   config: { type: "string", value: "FILE", help: "a config.json in place of a preset" },
   tokenizer: {
@@ -43,8 +51,7 @@ const flags = {
   vocabSize: {
     type: "integer",
     value: "N",
-    help: "of a learnt tokenizer",
-    default: 4096,
+    help: "of a learnt tokenizer (default: 4096, more for a --size)",
     min: 300,
   },
   fimRate: {
@@ -66,9 +73,9 @@ const flags = {
     help: "the report's phases over so many tokens, in place of --steps",
     min: 1,
   },
-  steps: { type: "integer", value: "N", help: "updates of the weights", default: 1000, min: 1 },
-  batch: { type: "integer", value: "N", help: "sequences at a time", default: 8, min: 1 },
-  length: { type: "integer", value: "N", help: "tokens of a sequence", default: 128, min: 2 },
+  steps: { type: "integer", value: "N", help: "updates of the weights (default: 1000)", min: 1 },
+  batch: { type: "integer", value: "N", help: "sequences at a time (default: 8)", min: 1 },
+  length: { type: "integer", value: "N", help: "tokens of a sequence (default: 128)", min: 2 },
   accumulate: { type: "integer", value: "N", help: "batches for an update", default: 1, min: 1 },
   rampFrom: { type: "integer", value: "N", help: "batches for the first updates", min: 1 },
   rampSteps: {
@@ -77,8 +84,8 @@ const flags = {
     help: "steps from --ramp-from to --accumulate",
     min: 0,
   },
-  learningRate: { type: "number", value: "RATE", help: "at its peak", default: 2e-3, min: 0 },
-  warmUp: { type: "integer", value: "N", help: "steps to the peak", default: 25, min: 0 },
+  learningRate: { type: "number", value: "RATE", help: "at its peak (default: 0.002)", min: 0 },
+  warmUp: { type: "integer", value: "N", help: "steps to the peak (default: 25)", min: 0 },
   biasSpeed: {
     type: "number",
     value: "G",
@@ -161,6 +168,7 @@ export const train: Command = defineCommand({
     "train --data books/ --out runs/books",
     "train --data 'corpus/*.jsonl.gz' --config my-config.json --tokenizer my-tokenizer --out runs/mine --steps 20000",
     "train --data books/ --out runs/long --phase pretrain.json,extend.json --ema 0.999 --held-out more-books/",
+    "train --data corpus/ --out runs/size-4 --size 4 --accumulate 5 --backend cuda --dtype bf16",
     "train --data books/ --out runs/report --tokens 50000000 --accumulate 5",
     "train --data shards/mix --out runs/mix",
     "train --resume runs/books",
@@ -209,12 +217,14 @@ interface Run {
 async function newRun(args: TrainArgs): Promise<Run> {
   if (args.data === undefined) throw new UsageError("--data is missing: what to learn from");
   if (args.out === undefined) throw new UsageError("--out is missing: where the run goes");
-  if (args.preset !== undefined && args.config !== undefined) {
-    throw new UsageError("--preset and --config both say what the model is; give one");
+  const models = [args.size, args.preset, args.config].filter((model) => model !== undefined);
+  if (models.length > 1) {
+    throw new UsageError("--size, --preset and --config all say what the model is; give one");
   }
   const settings = await settingsOf(args);
   const dir = await freeFolder(args.out, args.out);
   const data = await pinNames(args.data.split(","));
+  const shape = args.size === undefined ? preset(args.preset ?? "demo") : sizedConfig(args.size);
   const given =
     args.config === undefined ? undefined : parseHuggingFaceConfig(await readJson(args.config));
   const prepared = await preparedData(data);
@@ -228,8 +238,10 @@ async function newRun(args: TrainArgs): Promise<Run> {
     prepared?.tokenizer ??
     (args.tokenizer
       ? await loadTokenizer(args.tokenizer)
-      : trainBpe(texts, { vocabSize: args.vocabSize }));
-  const config = fitted(given, args.preset ?? "demo", tokenizer);
+      : trainBpe(texts, {
+          vocabSize: args.vocabSize ?? (args.size === undefined ? 4096 : shape.vocabSize),
+        }));
+  const config = fitted(given, shape, tokenizer);
   const { heldOut, evaluateEvery } = args;
   const source: Source = {
     ...{ data, fimRate: args.fimRate },
@@ -295,8 +307,12 @@ async function evaluation(
 /** Tokens that are measured, at most. */
 const HELD_OUT = { batches: 40, batch: 8, length: 128 } as const;
 
-/** A preset takes the tokenizer's vocabulary; a configuration must have room for it. */
-function fitted(given: ModelConfig | undefined, name: string, tokenizer: Tokenizer): ModelConfig {
+/** A preset or size takes the tokenizer's vocabulary; a configuration must have room for it. */
+function fitted(
+  given: ModelConfig | undefined,
+  shape: ModelConfig,
+  tokenizer: Tokenizer,
+): ModelConfig {
   const { vocabSize, special } = tokenizer;
   if (given && given.vocabSize < vocabSize) {
     throw new Error(
@@ -305,7 +321,7 @@ function fitted(given: ModelConfig | undefined, name: string, tokenizer: Tokeniz
   }
   if (given) return given;
   return checkConfig({
-    ...preset(name),
+    ...shape,
     vocabSize,
     bosTokenId: special.bos ?? null,
     eosTokenIds: special.eos === undefined ? [] : [special.eos],
