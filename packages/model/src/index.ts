@@ -29,6 +29,7 @@ export {
   type ForwardResult,
   forward,
   type LayerRouting,
+  type Precision,
 } from "./model.ts";
 export { type NamedParam, namedParams } from "./names.ts";
 export {
