@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { cudaAvailable, cudaBackend } from "@dsv3/backend-cuda";
 import { wasmBackend } from "@dsv3/backend-wasm";
-import { countParameters, type ModelConfig } from "@dsv3/model";
+import { countParameters, type ModelConfig, type Precision } from "@dsv3/model";
 import { type Backend, disposeTree, setBackend } from "@dsv3/tensor";
 import {
   type Evaluate,
@@ -24,7 +24,7 @@ export interface Options {
   readonly quick: boolean;
   readonly steps: number | undefined;
   readonly seed: number;
-  readonly computeDtype: "f32" | "bf16";
+  readonly precision: Precision;
 }
 
 export interface Experiment {
@@ -44,16 +44,16 @@ export async function main(experiment: Experiment, argv = process.argv.slice(2))
       quick: { type: "boolean", default: false },
       steps: { type: "string" },
       seed: { type: "string", default: "1" },
-      dtype: { type: "string" },
+      precision: { type: "string" },
     },
   });
   const choice = values.backend === "auto" ? (cudaAvailable() ? "cuda" : "wasm") : values.backend;
   if (choice !== "cuda" && choice !== "wasm") {
     throw new Error(`--backend is "${choice}"; expected cuda, wasm or auto`);
   }
-  const dtype = values.dtype ?? (choice === "cuda" ? "bf16" : "f32");
-  if (dtype !== "bf16" && dtype !== "f32") {
-    throw new Error(`--dtype is "${dtype}"; expected f32 or bf16`);
+  const precision = values.precision ?? (choice === "cuda" ? "bf16" : "f32");
+  if (precision !== "bf16" && precision !== "f32" && precision !== "fp8") {
+    throw new Error(`--precision is "${precision}"; expected f32, bf16 or fp8`);
   }
   const options: Options = {
     backend: choice,
@@ -62,7 +62,7 @@ export async function main(experiment: Experiment, argv = process.argv.slice(2))
     quick: values.quick,
     steps: values.steps === undefined ? undefined : whole(values.steps, "--steps"),
     seed: whole(values.seed, "--seed"),
-    computeDtype: dtype,
+    precision,
   };
   const backend: Backend = choice === "cuda" ? await cudaBackend() : await wasmBackend();
   const began = performance.now();
@@ -71,7 +71,7 @@ export async function main(experiment: Experiment, argv = process.argv.slice(2))
     await mkdir(options.out, { recursive: true });
     const rows = await experiment.run(options);
     const seconds = ((performance.now() - began) / 1000).toFixed(0);
-    console.log(`\n${experiment.name} on ${backend.name}, ${dtype}, ${seconds} s\n`);
+    console.log(`\n${experiment.name} on ${backend.name}, ${precision}, ${seconds} s\n`);
     console.log(markdown(rows));
   } finally {
     backend.dispose();
@@ -106,13 +106,13 @@ export interface Outcome {
 /** Trains into OUT/NAME, going on with what is there, and writes the curve to OUT/NAME.json. */
 export async function trainVariant(
   { name, config, settings }: Variant,
-  { out, computeDtype }: Options,
+  { out, precision }: Options,
   data: RowSource,
   evaluate: Evaluate,
 ): Promise<Outcome> {
   const run = join(out, name);
   let shown = 0;
-  const result = await train(run, config, { ...settings, computeDtype }, data, {
+  const result = await train(run, config, { ...settings, computeDtype: precision }, data, {
     resume: existsSync(join(run, "run.json")),
     evaluate,
     onWarning: (message) => console.log(`${name}: warning: ${message}`),

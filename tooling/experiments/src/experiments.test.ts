@@ -63,7 +63,7 @@ test.each<[Experiment, string[], string]>([
 test.each([
   [["--backend", "abacus"], "expected cuda, wasm or auto"],
   [["--steps", "many"], "--steps"],
-  [["--dtype", "f16"], "expected f32 or bf16"],
+  [["--precision", "f16"], "expected f32, bf16 or fp8"],
 ])("wrong flags %j", async (argv, message) => {
   await expect(main(mtp, ["--out", dir, ...argv])).rejects.toThrow(message);
 });

@@ -168,7 +168,7 @@ export const train: Command = defineCommand({
     "train --data books/ --out runs/books",
     "train --data 'corpus/*.jsonl.gz' --config my-config.json --tokenizer my-tokenizer --out runs/mine --steps 20000",
     "train --data books/ --out runs/long --phase pretrain.json,extend.json --ema 0.999 --held-out more-books/",
-    "train --data corpus/ --out runs/size-4 --size 4 --accumulate 5 --backend cuda --dtype bf16",
+    "train --data corpus/ --out runs/size-4 --size 4 --accumulate 5 --backend cuda --precision bf16",
     "train --data books/ --out runs/report --tokens 50000000 --accumulate 5",
     "train --data shards/mix --out runs/mix",
     "train --resume runs/books",
