@@ -23,6 +23,7 @@ export {
   type Weights,
 } from "./run.ts";
 export { type RunRecord, readRun } from "./run-folder.ts";
+export type { ExpertLoads } from "./run-log.ts";
 export { type Scalar, scalarsOf } from "./scalars.ts";
 export {
   batchRamp,

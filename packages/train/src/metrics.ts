@@ -2,6 +2,7 @@
 import { disposeTree, memory, type Tensor } from "@dsv3/tensor";
 import type { RowSource, Rows } from "./batches.ts";
 import type { Progress } from "./checkpoints.ts";
+import type { ExpertLoads } from "./run-log.ts";
 import type { StepMetrics } from "./step.ts";
 
 /** A line of metrics.jsonl. */
@@ -30,24 +31,30 @@ export interface RunMetrics {
   readonly evaluation?: Readonly<Record<string, number>>;
 }
 
-/** Reads what a step measured, and disposes it. */
+/** Reads what a step measured, and disposes it; with the load of every expert. */
 export async function readStep(
   metrics: StepMetrics,
   rows: readonly Rows[],
   sourceNames: RowSource["sourceNames"],
-): Promise<Measured> {
+): Promise<{ measured: Measured; loads: ExpertLoads }> {
   const [loss, mainLoss, mtpLoss, balanceLoss, gradNorm] = (await Promise.all(
     [metrics.loss, metrics.main, metrics.mtp, metrics.balance, metrics.gradNorm].map((t) =>
       t.item(),
     ),
   )) as [number, number, number, number, number];
-  const expertLoad = await busiest(metrics.loads);
+  const loads = await Promise.all(
+    metrics.loads.map(async (load) => Array.from((await load.data()) as Float32Array)),
+  );
   const sourceLoss = sourceNames
     ? await lossBySource(sourceNames, rows, metrics.tokenLosses)
     : undefined;
   disposeTree(metrics);
   const losses = { loss, mainLoss, mtpLoss, balanceLoss };
-  return { ...losses, expertLoad, gradNorm, ...(sourceLoss ? { sourceLoss } : {}) };
+  const expertLoad = busiest(loads);
+  return {
+    measured: { ...losses, expertLoad, gradNorm, ...(sourceLoss ? { sourceLoss } : {}) },
+    loads,
+  };
 }
 
 type Measured = Pick<
@@ -110,12 +117,9 @@ async function lossBySource(
   );
 }
 
-async function busiest(loads: readonly Tensor[]): Promise<number> {
-  let worst = 1;
-  for (const load of loads) {
-    const counts = Array.from((await load.data()) as Float32Array);
+function busiest(loads: ExpertLoads): number {
+  return loads.reduce((worst, counts) => {
     const mean = counts.reduce((a, b) => a + b, 0) / counts.length;
-    worst = Math.max(worst, Math.max(...counts) / mean);
-  }
-  return worst;
+    return Math.max(worst, Math.max(...counts) / mean);
+  }, 1);
 }

@@ -62,18 +62,8 @@ export async function checkSameRun(dir: string, record: RunRecord): Promise<void
   }
 }
 
-/** Steps after the checkpoint are done again: their lines go, by writing a new file in place of the old. */
-export async function forgetMetricsAfter(dir: string, step: number): Promise<void> {
-  const file = join(dir, "metrics.jsonl");
-  const text = await readFile(file, "utf8").catch(() => "");
-  const kept = text.split("\n").filter((line) => {
-    const found = /^\{"step":(\d+),.*\}$/.exec(line);
-    return found !== null && Number(found[1]) <= step;
-  });
-  await replaceFile(file, kept.map((line) => `${line}\n`).join(""));
-}
-
-async function replaceFile(file: string, text: string): Promise<void> {
+/** Writes a file whole or not at all. */
+export async function replaceFile(file: string, text: string | Uint8Array): Promise<void> {
   await writeFile(`${file}.new`, text, { flush: true });
   await rename(`${file}.new`, file);
 }

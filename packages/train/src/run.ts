@@ -2,15 +2,14 @@
  * Training into a run folder, from nothing or from a model: run.json (all that is needed to start it again), metrics.jsonl,
  * checkpoints/. A run that was stopped, by whatever, goes on bit for bit as if it had not been.
  */
-import { appendFile } from "node:fs/promises";
-import { join } from "node:path";
 import { flopsPerToken, initParams, type ModelConfig, type ModelParams } from "@dsv3/model";
 import { compile, disposeTree, key, type Tensor } from "@dsv3/tensor";
 import { ADAMW } from "./adamw.ts";
 import { batchOf, nextBatch, type RowSource } from "./batches.ts";
 import { listCheckpoints, loadTraining, type Progress, saveTraining } from "./checkpoints.ts";
 import { metricsLine, type RunMetrics, readStep, sharesOf } from "./metrics.ts";
-import { checkSameRun, forgetMetricsAfter, startRun } from "./run-folder.ts";
+import { checkSameRun, startRun } from "./run-folder.ts";
+import { type ExpertLoads, RunLog } from "./run-log.ts";
 import { batchRamp, scheduled } from "./schedule.ts";
 import {
   checkSettings,
@@ -48,7 +47,8 @@ export interface Weights {
 }
 
 export interface RunEvents {
-  onStep?(metrics: RunMetrics): void;
+  /** @param loads tokens that each expert took, for each layer that routes */
+  onStep?(metrics: RunMetrics, loads: ExpertLoads): void;
   /** A damaged checkpoint was passed over. */
   onWarning?(message: string): void;
   /** Stops after the present step, with a checkpoint. */
@@ -101,9 +101,9 @@ export async function train(
     seconds: 0,
   };
   data.seek(progress.position as never);
-  if (resume) await forgetMetricsAfter(dir, progress.step);
 
   const steps = totalSteps(settings);
+  const log = await RunLog.open(dir, progress.step, steps);
   const stopped = () => events.signal?.aborted === true;
   let stage = enterPhase(config, settings, progress.step);
   try {
@@ -123,7 +123,7 @@ export async function train(
       const { state: next, metrics } = stage.program(state, batches, rates);
       disposeTree(batches);
       state = next;
-      const measured = await readStep(metrics, rows, data.sourceNames);
+      const { measured, loads } = await readStep(metrics, rows, data.sourceNames);
       if (!Number.isFinite(measured.loss) || !Number.isFinite(measured.gradNorm)) {
         throw new DivergedError(
           `step ${progress.step + 1}: loss ${measured.loss}, gradient norm ${measured.gradNorm}; training stopped, and the last checkpoint (${(await listCheckpoints(dir))[0] ?? "none"}) is kept. Try a lower learning rate`,
@@ -142,8 +142,8 @@ export async function train(
       if (evaluate && (progress.step % evaluate.every === 0 || progress.step === steps)) {
         line = { ...line, evaluation: await evaluate.measure(state, stage.config) };
       }
-      await appendFile(join(dir, "metrics.jsonl"), `${JSON.stringify(line)}\n`);
-      events.onStep?.(line);
+      await log.write(line, loads);
+      events.onStep?.(line, loads);
       if (progress.step === steps || stopped() || progress.step % settings.checkpointEvery === 0) {
         const { keepCheckpoints } = settings;
         await saveTraining(dir, stage.config, state, progress, keepCheckpoints, extraFiles);
