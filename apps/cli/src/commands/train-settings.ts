@@ -15,6 +15,8 @@ export interface HowArgs {
   readonly size: number | undefined;
   readonly phase: string | undefined;
   readonly tokens: number | undefined;
+  readonly extend: string | undefined;
+  readonly extendSteps: number;
   readonly steps: number | undefined;
   readonly batch: number | undefined;
   readonly length: number | undefined;
@@ -74,7 +76,11 @@ async function phases(args: HowArgs): Promise<Phase[]> {
   const warmUp = args.warmUp ?? (sized ? undefined : USUAL.warmUp);
   if (tokens !== undefined && args.phase === undefined) {
     const sizes = { tokens, batch, length, accumulate, learningRate };
-    return deepseekPhases({ ...sizes, ...(warmUp === undefined ? {} : { warmUp }) });
+    const extend = longerContexts(args, length);
+    return deepseekPhases({ ...sizes, extend, ...(warmUp === undefined ? {} : { warmUp }) });
+  }
+  if (args.extend !== undefined) {
+    throw new UsageError("--extend goes with --tokens or --size; phase files have yarn instead");
   }
   const steps = args.steps ?? USUAL.steps;
   let before: Phase = {
@@ -94,6 +100,22 @@ async function phases(args: HowArgs): Promise<Phase[]> {
     before = all.at(-1) as Phase;
   }
   return all;
+}
+
+/** The lengths of `--extend`, each longer than the one before. */
+function longerContexts({ extend, extendSteps }: HowArgs, length: number) {
+  if (extend === undefined) return [];
+  let before = length;
+  return extend.split(",").map((text) => {
+    const longer = Number(text);
+    if (!Number.isSafeInteger(longer) || longer <= before) {
+      throw new UsageError(
+        `--extend is "${extend}", but must be whole numbers above ${length}, each above the one before`,
+      );
+    }
+    before = longer;
+    return { length: longer, steps: extendSteps };
+  });
 }
 
 /** @throws Error naming a file that is not there or holds no JSON */

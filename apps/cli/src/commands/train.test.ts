@@ -120,8 +120,9 @@ it("trains in phases to a longer context, keeps an average, and measures both", 
 it("--size derives the model and its recipe; flags say otherwise", async () => {
   const out = join(dir, "sized");
   const argv = ["train", "--data", data, "--out", out, "--size", "1", "--vocab-size", "300"];
-  const less = ["--batch", "2", "--length", "16", "--accumulate", "5", "--tokens", "900", "--json"];
-  const result = await dsv3([...argv, ...less]);
+  const less = ["--batch", "2", "--length", "16", "--accumulate", "5", "--tokens", "900"];
+  const longer = ["--extend", "24,48", "--extend-steps", "1", "--json"];
+  const result = await dsv3([...argv, ...less, ...longer]);
   expect(result.code, result.err).toBe(0);
   const { settings, config } = JSON.parse(await readFile(join(out, "run.json"), "utf8"));
   expect(config).toMatchObject({ hiddenSize: 128, nRoutedExperts: 8, maxPositionEmbeddings: 256 });
@@ -130,6 +131,8 @@ it("--size derives the model and its recipe; flags say otherwise", async () => {
   expect(settings.laterPhases).toMatchObject([
     { biasSpeed: 0.001, mtpWeight: 0.1 },
     { biasSpeed: 0, mtpWeight: 0.1 },
+    { steps: 1, length: 24, yarn: { factor: 3.75, originalMaxPositionEmbeddings: 16 } },
+    { steps: 1, length: 48, batch: 1, yarn: { factor: 3.75 } },
   ]);
 });
 
@@ -149,6 +152,12 @@ describe("refuses, and writes nothing:", () => {
     ["cannot read /no.json", 1, ["--data", "DATA", "--out", "OUT", "--phase", "/no.json"]],
     ["give one", 2, ["--data", "DATA", "--out", "OUT", "--phase", "x", "--tokens", "9"]],
     ["give one", 2, ["--data", "DATA", "--out", "OUT", "--size", "1", "--preset", "tiny"]],
+    ["goes with --tokens", 2, ["--data", "DATA", "--out", "OUT", "--extend", "256"]],
+    [
+      "each above the one before",
+      2,
+      ["--data", "DATA", "--out", "OUT", "--tokens", "999", "--extend", "256,200"],
+    ],
     ["holds no run to resume", 1, ["--resume", "OUT"]],
     ["leave out the rest", 2, ["--resume", "OUT", "--data", "DATA"]],
     ["maxPositionEmbeddings", 1, ["--data", "DATA", "--out", "OUT", "--length", "100000"]],
