@@ -29,6 +29,11 @@ export function badRequest(param: string, problem: string, code?: string): ApiEr
   return new ApiError(400, `${param}: ${problem}`, { param, ...(code && { code }) });
 }
 
+/** What ends a request whose client has left; nobody reads it but the log (nginx's status). */
+export function clientGone(): ApiError {
+  return new ApiError(499 as ContentfulStatusCode, "the client went away", { code: "client_gone" });
+}
+
 /** What a client is told about an error. What was not meant for clients is not shown to them. */
 export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;

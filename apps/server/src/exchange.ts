@@ -3,7 +3,7 @@ import type { Context } from "hono";
 import { stream } from "hono/streaming";
 import type { z } from "zod";
 import { readJson } from "./body.ts";
-import { badRequest, errorResponse, toApiError } from "./errors.ts";
+import { badRequest, clientGone, errorResponse, toApiError } from "./errors.ts";
 import type { Service } from "./generate.ts";
 import type { Lease, Models } from "./models.ts";
 import type { Recorded, RequestRecord } from "./record.ts";
@@ -41,8 +41,10 @@ export async function exchange(
   const record = c.get("record");
   record.stream = body.stream === true;
   const gone = new AbortController();
+  const leave = () => gone.abort(clientGone());
+  c.req.raw.signal.addEventListener("abort", leave, { once: true });
   const timeout = AbortSignal.timeout(options.timeout);
-  const signal = AbortSignal.any([c.req.raw.signal, gone.signal, options.closing, timeout]);
+  const signal = AbortSignal.any([gone.signal, options.closing, timeout]);
   const answering = answer(c, route, body, signal, options).catch((error) => {
     options.onError(error, c);
     return errorResponse(c, toApiError(error));
@@ -52,7 +54,7 @@ export async function exchange(
   const first = await Promise.race([answering, late]);
   clearTimeout(timer);
   if (first !== "late") return first;
-  return beginEarly(c, answering, () => gone.abort(new Error("the client went away")), options);
+  return beginEarly(c, answering, leave, options);
 }
 
 async function answer(

@@ -37,13 +37,15 @@ export async function listen(app: App, options: ListenOptions = {}): Promise<Lis
     async close(drain) {
       app.drain();
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      server.closeIdleConnections();
+      // Connections that are kept alive after their last answer would be waited for.
+      const idle = setInterval(() => server.closeIdleConnections(), 50);
       const late = setTimeout(() => {
         app.abort();
         // What does not end by itself now has a reader that does not read.
         setTimeout(() => server.closeAllConnections(), 500).unref();
       }, drain);
       await closed;
+      clearInterval(idle);
       clearTimeout(late);
     },
   };

@@ -2,7 +2,7 @@
 import type { Delta, Usage } from "@dsv3/serve";
 import type { Context } from "hono";
 import { stream } from "hono/streaming";
-import { type ApiError, errorBody, toApiError } from "./errors.ts";
+import { type ApiError, clientGone, errorBody, toApiError } from "./errors.ts";
 import type { Run } from "./generate.ts";
 
 /** What a route answers: a body, or events of a run that goes on. */
@@ -59,7 +59,7 @@ export function streamRun(
       const name = named ? `event: ${event.type}\n` : "";
       return write(`${name}data: ${JSON.stringify(event)}\n\n`);
     };
-    out.onAbort(() => run.cancel(new Error("the client went away")));
+    out.onAbort(() => run.cancel(clientGone()));
     const beat = setInterval(() => void out.write(": keep-alive\n\n"), keepAlive);
     try {
       for (const event of events.first) await send(event);
@@ -69,8 +69,8 @@ export function streamRun(
       for (const event of events.last(usage)) await send(event);
       if (!named) await write("data: [DONE]\n\n");
     } catch (error) {
-      if (out.aborted) return;
       onError(error);
+      if (out.aborted) return;
       const told = toApiError(error);
       await send(events.failed?.(told) ?? errorBody(c, told));
     } finally {
