@@ -41,6 +41,7 @@ test("a response says what a chat completion says, whole and streamed", async ()
     "incomplete",
     { reason: "max_output_tokens" },
   ]);
+  expect(whole.output).toMatchObject([{ type: "message", status: "incomplete" }]);
 
   const types: string[] = [];
   let text = "";

@@ -22,6 +22,7 @@ export async function responses(
     object: "response",
     created_at: Math.floor(Date.now() / 1000),
     model: service.model,
+    access_programs: null,
     error: null,
     instructions: request.instructions ?? null,
     max_output_tokens: request.max_output_tokens ?? null,
@@ -34,10 +35,13 @@ export async function responses(
     tool_choice: request.tool_choice ?? "auto",
     tools: request.tools ?? [],
     top_p: request.top_p ?? 1,
+    truncation: "disabled",
   };
+  const end = () => (answer.reason === "length" ? "incomplete" : "completed");
   const whole = (usage: Usage) => ({
     ...head,
-    status: answer.reason === "length" ? "incomplete" : "completed",
+    status: end(),
+    completed_at: end() === "completed" ? Math.floor(Date.now() / 1000) : null,
     incomplete_details: answer.reason === "length" ? { reason: "max_output_tokens" } : null,
     output: items.list,
     usage: usageOf(usage, answer),
@@ -55,7 +59,7 @@ export async function responses(
       ]),
       event: (delta: Delta) => numbered(items.take(answer.take(delta))),
       last: (usage: Usage) => {
-        const closed = items.close();
+        const closed = items.close(end());
         const response = whole(usage);
         return numbered([...closed, { type: `response.${response.status}`, response }]);
       },
@@ -67,7 +71,7 @@ export async function responses(
   const usage = await run.each((delta) => {
     items.take(answer.take(delta));
   });
-  items.close();
+  items.close(end());
   return { body: whole(usage) };
 }
 
@@ -116,6 +120,7 @@ function messagesOf(input: Exclude<ResponsesRequest["input"], string>): object[]
   return messages;
 }
 
+type Status = "in_progress" | "completed" | "incomplete";
 type Kind = "reasoning" | "message" | "function_call";
 
 /** An item of an answer: its text, thought or arguments grow until another begins. */
@@ -149,12 +154,12 @@ class Items {
   }
 
   /** Ends the item that grows. */
-  close(): object[] {
+  close(status: Status = "completed"): object[] {
     const item = this.#open;
     if (item === null) return [];
     this.#open = null;
     const place = this.#place(item);
-    const full = bodyOf(item, "completed");
+    const full = bodyOf(item, status);
     this.list.push(full);
     const { kind, text } = item;
     const done = {
@@ -207,7 +212,7 @@ class Items {
   }
 }
 
-function bodyOf({ kind, id, call, text }: Item, status: "in_progress" | "completed"): object {
+function bodyOf({ kind, id, call, text }: Item, status: Status): object {
   const head = { id, type: kind, status };
   if (kind === "function_call") {
     return { ...head, call_id: call!.id, name: call!.name, arguments: text };
@@ -227,7 +232,7 @@ function usageOf(usage: Usage, { reasoningTokens }: ChatAnswer): object {
   const { promptTokens, cachedTokens, completionTokens } = usage;
   return {
     input_tokens: promptTokens,
-    input_tokens_details: { cached_tokens: cachedTokens },
+    input_tokens_details: { cached_tokens: cachedTokens, cache_write_tokens: 0 },
     output_tokens: completionTokens,
     output_tokens_details: { reasoning_tokens: reasoningTokens },
     total_tokens: promptTokens + completionTokens,
