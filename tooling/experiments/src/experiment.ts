@@ -12,6 +12,7 @@ import {
   type RowSource,
   type RunMetrics,
   type RunSettings,
+  totalSteps,
   train,
 } from "@dsv3/train";
 
@@ -112,19 +113,20 @@ export async function trainVariant(
 ): Promise<Outcome> {
   const run = join(out, name);
   let shown = 0;
+  const steps = totalSteps(settings);
   const result = await train(run, config, { ...settings, computeDtype: precision }, data, {
     resume: existsSync(join(run, "run.json")),
     evaluate,
     onWarning: (message) => console.log(`${name}: warning: ${message}`),
     onStep(m) {
       const now = performance.now();
-      if (now - shown < 5000 && m.evaluation === undefined && m.step !== settings.steps) return;
+      if (now - shown < 5000 && m.evaluation === undefined && m.step !== steps) return;
       shown = now;
       const measured = Object.entries(m.evaluation ?? {}).map(
         ([what, value]) => `, ${what} ${value.toFixed(4)}`,
       );
       console.log(
-        `${name}: step ${m.step}/${settings.steps}, loss ${m.mainLoss.toFixed(4)}${measured.join("")}, ` +
+        `${name}: step ${m.step}/${steps}, loss ${m.mainLoss.toFixed(4)}${measured.join("")}, ` +
           `${Math.round(m.tokensPerSecond).toLocaleString("en")} tokens/s`,
       );
     },

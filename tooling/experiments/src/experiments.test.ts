@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { balancing } from "./balancing.ts";
+import { context } from "./context.ts";
 import { type Experiment, main } from "./experiment.ts";
 import { moeVsDense } from "./moe-vs-dense.ts";
 import { mtp } from "./mtp.ts";
@@ -41,6 +42,7 @@ test.each<[Experiment, string[], string]>([
   [moeVsDense, ["moe", "dense"], "held-out bits per byte"],
   [balancing, ["biases", "sequence-loss", "neither"], "busiest expert / mean"],
   [mtp, ["with", "without"], "loss of the token after the next"],
+  [context, ["extended"], "bits per byte in 64"],
 ])(
   "$name trains, tells, and takes what is there the second time",
   {
@@ -55,7 +57,8 @@ test.each<[Experiment, string[], string]>([
       0,
     );
     const outcome = JSON.parse(await readFile(join(out, `${runs[0]}.json`), "utf8"));
-    expect(outcome.curve.map((m: { step: number }) => m.step)).toEqual([1, 2, 3]);
+    const steps = outcome.curve.map((m: { step: number }) => m.step);
+    expect(steps.slice(0, 3)).toEqual([1, 2, 3]);
     expect(await table(experiment, ...argv)).toEqual([head, expect.anything(), ...rows]);
   },
 );
