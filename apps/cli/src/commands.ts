@@ -59,6 +59,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Train a model on texts, from nothing",
     load: async () => (await import("./commands/train.ts")).train,
   },
+  watch: {
+    summary: "Show the curves of runs in a page, live",
+    load: async () => (await import("./commands/watch.ts")).watch,
+  },
   "tokenizer encode": {
     summary: "Token ids of a text, with the borders of the tokens in colours",
     load: async () => (await import("./commands/tokenizer.ts")).encode,
