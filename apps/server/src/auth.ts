@@ -7,8 +7,12 @@ const hash = (key: string) => createHash("sha256").update(key).digest();
 
 /** A key as it is written down: itself, or `sha256:` and the 64 hexadecimal digits of its hash. */
 function stored(key: string): Buffer {
-  const digits = /^sha256:([0-9a-f]{64})$/i.exec(key)?.[1];
-  return digits === undefined ? hash(key) : Buffer.from(digits, "hex");
+  const digits = /^sha256:(.*)$/i.exec(key)?.[1];
+  if (digits === undefined) return hash(key);
+  if (/^[0-9a-f]{64}$/i.test(digits)) return Buffer.from(digits, "hex");
+  throw new RangeError(
+    `an API key begins with sha256: and goes on with ${digits.length} characters; the hash has 64 hexadecimal digits`,
+  );
 }
 
 /**

@@ -3,7 +3,7 @@ import { createDeepSeek } from "@ai-sdk/deepseek";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import Anthropic from "@anthropic-ai/sdk";
 import { ChatDeepSeek } from "@langchain/deepseek";
-import { generateText, jsonSchema, streamText, tool } from "ai";
+import { embedMany, generateText, jsonSchema, streamText, tool } from "ai";
 import { afterEach, expect, test } from "vitest";
 import { type Listening, listen } from "./listen.ts";
 import { tiny } from "./testing/tiny.ts";
@@ -76,6 +76,15 @@ test.each(["deepseek", "openai-compatible"])("the AI SDK's %s provider", async (
     { toolName: "weather", input: city },
   ]);
   expect(await streamText(asked).toolCalls).toMatchObject([{ toolName: "weather", input: city }]);
+});
+
+test("the AI SDK's embeddings", async () => {
+  const settings = { name: "ours", baseURL: `${await serveTiny()}/v1`, apiKey: "secret" };
+  const model = createOpenAICompatible(settings).embeddingModel("tiny");
+  const { embeddings, usage } = await embedMany({ model, values: ["some", "some words"] });
+  expect(embeddings).toHaveLength(2);
+  expect(Math.hypot(...embeddings[1]!)).toBeCloseTo(1, 5);
+  expect(usage.tokens).toBeGreaterThan(2);
 });
 
 test("LangChain's client of DeepSeek", async () => {

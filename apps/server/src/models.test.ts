@@ -135,6 +135,14 @@ test("who waits can give up, and too many cannot wait", async () => {
   expect(diary).toEqual(["load a"]);
 });
 
+test("what fails with nobody waiting is no failure of the process", async () => {
+  const { models, failing, diary } = fakes(["a"], { maxWaiting: 1 });
+  failing.add("a");
+  await expect(models.acquire("a", AbortSignal.abort(new Error("gone")))).rejects.toThrow("gone");
+  await new Promise(setImmediate);
+  expect(diary).toEqual(["load a"]);
+});
+
 test("names must differ, and be there", async () => {
   expect(() => fakes([], {})).toThrow("one at least");
   expect(() => fakes(["a", "a"], {})).toThrow('two are called "a"');

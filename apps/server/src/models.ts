@@ -135,7 +135,7 @@ export class Models {
     clearTimeout(entry.idle);
     try {
       // With a failed engine all its users have failed too: nobody is left to wait for.
-      if (entry.model?.engine.failure) void this.#inTurn(this.#taken(entry));
+      if (entry.model?.engine.failure) this.#later(this.#taken(entry));
       if (!entry.model) await this.#patiently(this.#loaded(entry), signal);
     } catch (error) {
       this.#release(entry);
@@ -174,6 +174,8 @@ export class Models {
 
   /** Waits for something that goes on if the waiter gives up. */
   async #patiently(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+    // Nobody may be left to hear of its failure.
+    promise.catch(() => {});
     const { maxWaiting = 256 } = this.#options;
     if (this.#waiting >= maxWaiting) {
       throw new ApiError(429, `${maxWaiting} requests wait for models to be loaded already`, {
@@ -207,6 +209,13 @@ export class Models {
     const done = this.#turn.then(work);
     this.#turn = done.catch(() => {});
     return done;
+  }
+
+  /** The same, for what nobody waits for. */
+  #later(work: () => Promise<void>): void {
+    this.#inTurn(work).catch((err) => {
+      this.#options.log?.error({ err }, "a model could not be unloaded");
+    });
   }
 
   async #load(entry: Entry): Promise<void> {
@@ -280,7 +289,7 @@ export class Models {
     const { idleTimeout } = this.#options;
     if (idleTimeout === undefined || entry.model === null) return;
     entry.idle = setTimeout(() => {
-      void this.#inTurn(async () => {
+      this.#later(async () => {
         if (entry.users === 0) await this.#leave(entry);
       });
     }, idleTimeout);

@@ -155,6 +155,9 @@ test("a key may be known by its hash alone", async () => {
   expect(await status("secret")).toBe(200);
   expect(await status(`sha256:${hash}`)).toBe(401);
   expect(await status("")).toBe(401);
+  expect(() => make({ apiKeys: [`sha256:${hash.slice(1)}`] })).toThrow(
+    "goes on with 63 characters",
+  );
 });
 
 test("pages of other origins are not let in", async () => {

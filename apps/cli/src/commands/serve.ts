@@ -165,11 +165,11 @@ async function run(settings: Settings, io: Io): Promise<void> {
     setBackend(backend);
     const models = await openModels(settings, backend.name === "wasm", log);
     try {
+      const traced = tracing ? { tracer: tracing.tracer } : {};
+      const app = createApp({ models, apiKeys, timeout: timeout * 1000, log, ...traced });
       // One model is there before the port is; which of several is wanted, clients say.
       const [only, ...more] = models.list();
       if (more.length === 0) (await models.acquire(only!.name)).release();
-      const traced = tracing ? { tracer: tracing.tracer } : {};
-      const app = createApp({ models, apiKeys, timeout: timeout * 1000, log, ...traced });
       const server = await listen(app, { host, port });
       io.stdout.write(`${server.url}/v1\n`);
       await stopped(io.signal);
