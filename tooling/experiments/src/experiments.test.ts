@@ -44,7 +44,7 @@ test.each<[Experiment, string[], string]>([
   [mtp, ["with", "without"], "loss of the token after the next"],
   [context, ["extended"], "bits per byte in 64"],
 ])(
-  "$name trains, tells, and takes what is there the second time",
+  "$name trains and tells",
   {
     timeout: 120_000,
   },
