@@ -16,6 +16,7 @@ export { fillInTheMiddle } from "./fim.ts";
 export { italianNumber } from "./italian-numbers.ts";
 export { MixedRows, type MixturePosition } from "./mixture.ts";
 export { PackedRows, type Position, type TokenRows } from "./packing.ts";
+export { passAtK } from "./pass-at-k.ts";
 export { readRecord, type Sample } from "./record.ts";
 export { boxedAnswer, exactReward, formatReward, lengthReward, numberReward } from "./rewards.ts";
 export {

@@ -12,8 +12,10 @@ export { type PrepareOptions, type PrepareProgress, prepareShards } from "./node
 export {
   DataError,
   type DataProblem,
+  type FileRecord,
   type FileSample,
   type ReadOptions,
+  readRecords,
   readSamples,
 } from "./node/read.ts";
 export { openShards, type ShardFolder, TokenShards, verifyShards } from "./node/shards.ts";

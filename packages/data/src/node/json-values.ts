@@ -5,6 +5,8 @@ export type JsonBytes = { readonly bytes: Uint8Array } | { readonly problem: str
 
 const [QUOTE, BACKSLASH, COMMA] = [0x22, 0x5c, 0x2c];
 const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x7d];
+/** What ends a value, and begins none. */
+const ENDS = [COMMA, CLOSE_LIST, CLOSE_OBJECT];
 const isSpace = (byte: number) => byte === 32 || (byte >= 9 && byte <= 13);
 
 /**
@@ -38,7 +40,7 @@ export async function* splitJson(
       else if (byte === CLOSE_LIST && (place === "after entry" || (place === "entry" && !count))) {
         place = "after list";
       } else if (place === "after entry" && byte === COMMA) place = "entry";
-      else if (place === "after list" || place === "after entry" || byte === COMMA) {
+      else if (place === "after list" || place === "after entry" || ENDS.includes(byte)) {
         throw new Error(
           `not valid JSON: unexpected ${JSON.stringify(String.fromCharCode(byte))} after record ${count}`,
         );

@@ -10,13 +10,14 @@ export interface Line {
 const NEWLINE = 10;
 
 /**
+ * Lines in groups, as they come: a step of an asynchronous iteration costs as much as a short line.
  * Splits at "\n" ("\r\n" too) and decodes UTF-8; a byte order mark is dropped.
  * @param maxBytes a longer line is a problem, and is passed over without being kept
  */
 export async function* splitLines(
   chunks: AsyncIterable<Uint8Array>,
   maxBytes: number,
-): AsyncGenerator<Line> {
+): AsyncGenerator<Line[]> {
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   let parts: Uint8Array[] = [];
   let length = 0;
@@ -34,16 +35,18 @@ export async function* splitLines(
     return line;
   };
   for await (const chunk of chunks) {
+    const lines: Line[] = [];
     let from = 0;
     for (let at = chunk.indexOf(NEWLINE); at >= 0; at = chunk.indexOf(NEWLINE, from)) {
       add(chunk.subarray(from, at));
-      yield finish();
+      lines.push(finish());
       from = at + 1;
     }
     // The stream may reuse its buffer, so that what is kept over chunks is copied.
     if (from < chunk.length) add(new Uint8Array(chunk.subarray(from)));
+    if (lines.length > 0) yield lines;
   }
-  if (length > 0) yield finish();
+  if (length > 0) yield [finish()];
 }
 
 function toLine(

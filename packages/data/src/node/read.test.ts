@@ -42,6 +42,11 @@ const XZ = Buffer.from(
   "base64",
 );
 
+const GREEDY_XZ = Buffer.from(
+  "/Td6WFoAAATm1rRGAgAhASUAAAA7eHtBAQAMeyJ0ZXh0IjoieCJ9CgAAAAAouCdV+Z3vagABJQ1xGcS2H7bzfQEAAAAABFla",
+  "base64",
+);
+
 describe("readSamples", () => {
   const lines = '{"text":"one"}\n\n{"text":"two","source":"s"}\r\n{"text":"three"}';
   const texts = ["one", "two", "three"];
@@ -125,6 +130,33 @@ describe("readSamples", () => {
     await expect(read([path])).rejects.toThrow(path);
   });
 
+  it("stops at what grows without bounds when decompressed", async () => {
+    const bomb = await put("bomb.jsonl.zst", zstdCompressSync(Buffer.alloc(2 ** 27, "x")));
+    const { samples, problems } = await survey(bomb);
+    expect(samples).toEqual([]);
+    expect(problems).toEqual([
+      { file: bomb, message: expect.stringContaining("grows more than 1000 times") },
+    ]);
+    // An xz stream of 13 bytes that asks for a dictionary of 1.5 GiB (xz --lzma2=dict=1536MiB).
+    const greedy = await put("greedy.jsonl.xz", GREEDY_XZ);
+    expect((await survey(greedy)).problems).toEqual([
+      { file: greedy, message: expect.stringContaining("dictionary larger than 64 MiB") },
+    ]);
+  });
+
+  it("reads a text, a line and a list that are larger than the limit in parts", async () => {
+    const lines = Array.from({ length: 50 }, (_, i) => `line ${i} of a long text`);
+    const text = await put("long.txt", lines.join("\n"));
+    const { samples, problems } = await survey(text, { maxBytes: 200 });
+    expect(samples.map((sample) => ("text" in sample ? sample.text : "")).join("")).toBe(
+      lines.join("\n"),
+    );
+    expect(samples.length).toBeGreaterThan(5);
+    expect(problems).toEqual([]);
+    const list = await put("long.json", JSON.stringify(lines.map((line) => ({ text: line }))));
+    expect((await survey(list, { maxBytes: 200 })).samples).toHaveLength(50);
+  });
+
   it("refuses patterns without files and unknown formats", async () => {
     await expect(read([join(folder, "none.jsonl")])).rejects.toThrow("no such file or folder");
     await expect(read([join(folder, "*.parquet.gz")])).rejects.toThrow("no file that can be read");
@@ -141,7 +173,7 @@ describe("splitLines", () => {
   it("gives the same lines for any cut of the stream", async () => {
     const collect = async (parts: Uint8Array[]) => {
       const found = [];
-      for await (const line of splitLines(stream(parts), 40)) found.push(line);
+      for await (const lines of splitLines(stream(parts), 40)) found.push(...lines);
       return found;
     };
     await fc.assert(

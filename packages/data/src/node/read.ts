@@ -1,5 +1,5 @@
 /** Samples from files: plain text, lines of JSON, JSON lists and parquet tables, streamed. */
-import { readRecord, type Sample } from "../record.ts";
+import { RECORD_FIELDS, readRecord, type Sample } from "../record.ts";
 import { readBytes } from "./bytes.ts";
 import { findFiles } from "./files.ts";
 import { compressionOf, type FetchOptions, formatOf, type InputFile } from "./input-file.ts";
@@ -30,6 +30,13 @@ export interface ReadOptions extends FetchOptions {
 
 /** A sample, and where it stands. */
 export type FileSample = Sample & { readonly file: string; readonly line: number };
+
+/** A record as a file has it, and where it stands. */
+export interface FileRecord {
+  readonly value: unknown;
+  readonly file: string;
+  readonly line: number;
+}
 
 /** The first problem of a reading that was not told to pass over problems. */
 export class DataError extends Error {
@@ -64,11 +71,32 @@ export async function* readSamples(
   for (const file of await findFiles(patterns)) yield* readFile(file, options);
 }
 
-/** The samples of one file; see `readSamples`. */
-export async function* readFile(
-  input: InputFile,
+/**
+ * Reads every record of such files as it stands there, with all its fields: of datasets that have
+ * columns of their own. Large integers of tables are bigints.
+ * @throws as `readSamples`
+ */
+export async function* readRecords(
+  patterns: readonly string[],
   options: ReadOptions = {},
-): AsyncGenerator<FileSample> {
+): AsyncGenerator<FileRecord> {
+  for (const file of await findFiles(patterns)) {
+    yield* readWith((value) => ({ value }), null, file, options);
+  }
+}
+
+/** The samples of one file; see `readSamples`. */
+export function readFile(input: InputFile, options: ReadOptions = {}): AsyncGenerator<FileSample> {
+  return readWith(readRecord, RECORD_FIELDS, input, options);
+}
+
+/** What `read` makes of the records of a file. @param fields the columns of tables that it looks at; null: all */
+async function* readWith<T extends object>(
+  read: (value: unknown) => T,
+  fields: readonly string[] | null,
+  input: InputFile,
+  options: ReadOptions,
+): AsyncGenerator<T & { readonly file: string; readonly line: number }> {
   const { maxBytes = 2 ** 26, onRead = () => {}, signal } = options;
   const { name: file } = input;
   const report = reporter(options);
@@ -77,15 +105,22 @@ export async function* readFile(
   const bytes = () => readBytes(path, compressionOf(file), onRead);
   let empty = true;
   try {
-    for await (const found of records(formatOf(file) ?? "txt", path, bytes, maxBytes, onRead)) {
+    const format = formatOf(file) ?? "txt";
+    const groups =
+      format === "parquet"
+        ? tableRows(path, onRead, fields)
+        : { txt: wholeText, jsonl: jsonLines, json: jsonValues }[format](bytes(), maxBytes);
+    for await (const group of groups) {
       signal?.throwIfAborted();
-      empty = false;
-      try {
-        if ("problem" in found) throw new TypeError(found.problem);
-        yield { ...readRecord(found.value), file, line: found.line };
-      } catch (error) {
-        if (!(error instanceof TypeError)) throw error;
-        report({ file, line: found.line, message: error.message });
+      for (const found of group) {
+        empty = false;
+        try {
+          if ("problem" in found) throw new TypeError(found.problem);
+          yield { ...read(found.value), file, line: found.line };
+        } catch (error) {
+          if (!(error instanceof TypeError)) throw error;
+          report({ file, line: found.line, message: error.message });
+        }
       }
     }
   } catch (error) {
@@ -102,54 +137,44 @@ type Found =
   | { readonly line: number; readonly value: unknown }
   | { readonly line: number; readonly problem: string };
 
-function records(
-  format: NonNullable<ReturnType<typeof formatOf>>,
-  path: string,
-  bytes: () => AsyncIterable<Uint8Array>,
-  maxBytes: number,
-  onRead: (bytes: number) => void,
-): AsyncGenerator<Found> {
-  if (format === "parquet") return tableRows(path, onRead);
-  const reader = { txt: wholeText, jsonl: jsonLines, json: jsonValues }[format];
-  return reader(bytes(), maxBytes);
-}
-
 async function* wholeText(
   bytes: AsyncIterable<Uint8Array>,
   maxBytes: number,
-): AsyncGenerator<Found> {
+): AsyncGenerator<Found[]> {
   for await (const piece of textPieces(bytes, maxBytes)) {
-    yield "text" in piece ? { line: piece.line, value: { text: piece.text } } : piece;
+    yield ["text" in piece ? { line: piece.line, value: { text: piece.text } } : piece];
   }
 }
 
 async function* jsonLines(
   bytes: AsyncIterable<Uint8Array>,
   maxBytes: number,
-): AsyncGenerator<Found> {
-  for await (const { number, text, problem } of splitLines(bytes, maxBytes)) {
-    if (text === undefined) yield { line: number, problem: problem ?? "" };
-    else if (text.trim() !== "") yield { line: number, ...parsed(text) };
+): AsyncGenerator<Found[]> {
+  for await (const lines of splitLines(bytes, maxBytes)) {
+    yield lines.flatMap(({ number: line, text, problem = "" }) => {
+      if (text === undefined) return { line, problem };
+      return text.trim() === "" ? [] : { line, ...parsed(text) };
+    });
   }
 }
 
 async function* jsonValues(
   bytes: AsyncIterable<Uint8Array>,
   maxBytes: number,
-): AsyncGenerator<Found> {
+): AsyncGenerator<Found[]> {
   const utf8 = new TextDecoder("utf-8", { fatal: true });
   let line = 0;
   for await (const found of splitJson(bytes, maxBytes)) {
     line++;
-    if ("problem" in found) yield { line, problem: found.problem };
+    if ("problem" in found) yield [{ line, problem: found.problem }];
     else {
       let text: string | undefined;
       try {
         text = utf8.decode(found.bytes);
       } catch {
-        yield { line, problem: "not valid UTF-8" };
+        yield [{ line, problem: "not valid UTF-8" }];
       }
-      if (text !== undefined) yield { line, ...parsed(text) };
+      if (text !== undefined) yield [{ line, ...parsed(text) }];
     }
   }
 }

@@ -7,7 +7,6 @@ import {
   parquetSchema,
 } from "hyparquet";
 import { compressors } from "hyparquet-compressors";
-import { RECORD_FIELDS } from "../record.ts";
 
 /** A row, from 1, or what is wrong there. */
 export type TableRow =
@@ -43,25 +42,27 @@ const parsers = {
 };
 
 /**
- * Reads the columns that records are made of. A row group that is damaged is one problem, and the next
+ * Reads the rows of a table. A row group that is damaged is one problem, and the next
  * is read.
  * @param onRead told of the stored bytes that were read
+ * @param fields the columns that are read, as far as the table has them; null: all
  * @throws Error for a file that is no parquet table, or cut short
  */
 export async function* tableRows(
   path: string,
   onRead: (bytes: number) => void,
-): AsyncGenerator<TableRow> {
+  fields: readonly string[] | null,
+): AsyncGenerator<TableRow[]> {
   const file = await asyncBufferFromFile(path);
   if (file.byteLength === 0) return;
   const metadata = await parquetMetadataAsync(file);
   const names = parquetSchema(metadata).children.map(({ element }) => element.name);
-  const known = RECORD_FIELDS.filter((field) => names.includes(field));
+  const known = (fields ?? names).filter((field) => names.includes(field));
   let row = 0;
   for (const { num_rows, columns: chunks } of metadata.row_groups) {
     const [rowStart, rowEnd] = [row, row + Number(num_rows)];
     const used = chunks.flatMap(({ meta_data }) =>
-      meta_data && (known as string[]).includes(meta_data.path_in_schema[0] ?? "") ? meta_data : [],
+      meta_data && known.includes(meta_data.path_in_schema[0] ?? "") ? meta_data : [],
     );
     const total = (field: "total_uncompressed_size" | "total_compressed_size") =>
       used.reduce((sum, chunk) => sum + Number(chunk[field]), 0);
@@ -78,15 +79,13 @@ export async function* tableRows(
       if (rows.length !== rowEnd - rowStart) throw new Error(`there are ${rows.length} rows`);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
-      yield {
-        line: rowStart + 1,
-        problem: `rows ${rowStart + 1} to ${rowEnd} cannot be read: ${reason}`,
-      };
+      const problem = `rows ${rowStart + 1} to ${rowEnd} cannot be read: ${reason}`;
+      yield [{ line: rowStart + 1, problem }];
       row = rowEnd;
       continue;
     }
     onRead(total("total_compressed_size"));
-    for (const value of rows) yield checked(++row, value);
+    yield rows.map((value) => checked(++row, value));
   }
 }
 
