@@ -43,3 +43,24 @@ test("they are the same in pieces, past a cached prefix, beside others, and afte
   const ask = (promptLogprobs: number) => tight.submit({ ...request, promptLogprobs });
   expect(() => ask(21)).toThrow("promptLogprobs: 21");
 });
+
+test("from a later token on they are the same, and what comes before is found in the cache", async () => {
+  const head = prompt(140);
+  const requests = [1, 2, 3].map((salt) => ({
+    prompt: [...head, ...prompt(9, salt)],
+    maxTokens: 1,
+    promptLogprobs: 1,
+  }));
+  const whole = await Promise.all(requests.map((request) => scores(make(), request)));
+  for (const from of [1, 64, 65, 66, 128, 129, 140, 148]) {
+    const engine = make();
+    const ask = (request: GenerationRequest) =>
+      scores(engine, { ...request, promptLogprobsFrom: from });
+    const parts = await Promise.all(requests.map(ask));
+    expect(parts.map((part) => part!.slice(from))).toEqual(whole.map((all) => all!.slice(from)));
+    // The first computes its whole prompt; the others what comes after the full blocks before `from` − 1.
+    expect(engine.stats().prefixHits).toBe(2 * 64 * Math.floor((from - 1) / 64));
+  }
+  const bad = { prompt: head, promptLogprobs: 1, promptLogprobsFrom: 140 } as const;
+  expect(() => make().submit(bad)).toThrow("promptLogprobsFrom: 140");
+});

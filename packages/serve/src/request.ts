@@ -51,6 +51,11 @@ export interface GenerationRequest extends Sampling {
    * cache: see `Generation.promptLogprobs`.
    */
   readonly promptLogprobs?: number;
+  /**
+   * Of `promptLogprobs`, the first that is needed: tokens before may come from the prefix cache, and have
+   * null. 1, all that have one, unless given.
+   */
+  readonly promptLogprobsFrom?: number;
   /** Lower is served first; 0 unless given. */
   readonly priority?: number;
   /** Requests share cached prefixes only with requests of the same salt. */
@@ -116,6 +121,7 @@ export function checkRequest(request: GenerationRequest, limits: Limits): void {
   range("n", 1, MAX_CHOICES, true);
   range("logprobs", 0, Math.min(MAX_LOGPROBS, config.vocabSize), true);
   range("promptLogprobs", 0, Math.min(MAX_LOGPROBS, config.vocabSize), true);
+  range("promptLogprobsFrom", 1, Math.max(1, request.prompt.length - 1), true);
   range("priority", Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER, true);
 
   const ids = (field: string, values: ArrayLike<number>) => {

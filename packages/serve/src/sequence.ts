@@ -94,8 +94,9 @@ export class Sequence {
 
   /** Takes the cached blocks that the tokens begin with, but leaves one token to compute. */
   reuse(pool: BlockPool): void {
-    // Logits are not kept: whoever asks for the prompt's has it computed.
-    const most = this.scores ? 0 : Math.floor((this.tokens.length - 1) / BLOCK_TOKENS);
+    // Logits are not kept: whoever asks for the prompt's has it computed, from the token before on.
+    const end = this.scores ? (this.request.promptLogprobsFrom ?? 1) : this.tokens.length;
+    const most = Math.floor((end - 1) / BLOCK_TOKENS);
     for (let i = 0; i < most; i++) {
       const id = pool.find(this.#key(i), this.#before(i), this.#blockTokens(i));
       if (id === undefined) break;
