@@ -19,6 +19,7 @@ import {
   sum,
   type Tensor,
   take,
+  where,
 } from "@dsv3/tensor";
 
 /** The pairs in order of expert, stable in the order of tokens. */
@@ -29,11 +30,22 @@ export type Dispatch = {
   offsets: Tensor; // i32 [E + 1] where each expert's rows start
 };
 
-/** Sorts pairs by expert; experts i32 [N, K] in [0, E). */
-export function planDispatch(experts: Tensor, nRoutedExperts: number): Dispatch {
+/**
+ * Sorts pairs by expert; experts i32 [N, K] in [0, E). Tokens that are false in `real`, bool [N], come
+ * after the last expert's rows, so that none computes anything for them.
+ */
+export function planDispatch(experts: Tensor, nRoutedExperts: number, real?: Tensor): Dispatch {
   const [N, K] = experts.shape as [number, number];
-  const { order, rank, offsets } = countingSort(reshape(experts, [N * K]), nRoutedExperts);
-  return { tokens: div(order, K), pairs: order, rank: reshape(rank, [N, K]), offsets };
+  const E = nRoutedExperts;
+  const keys = real ? where(expandDims(real, 1), experts, E) : experts;
+  const sorted = countingSort(reshape(keys, [N * K]), real ? E + 1 : E);
+  const offsets = real ? sliceAxis(sorted.offsets, 0, 0, E + 1) : sorted.offsets;
+  return {
+    tokens: div(sorted.order, K),
+    pairs: sorted.order,
+    rank: reshape(sorted.rank, [N, K]),
+    offsets,
+  };
 }
 
 /** Pairs sent to each expert: f32 [E], summing to N K. */

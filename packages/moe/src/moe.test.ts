@@ -354,3 +354,20 @@ describe("the balance loss", () => {
     expect(await after.item()).toBeLessThan(await loss.item());
   });
 });
+
+test("padding reaches no expert, and other tokens get what they got without it", async () => {
+  const p = params(v3);
+  const x = normal(key(9), [2, 3, v3.hiddenSize]);
+  const mask = [1, 0, 1, 0, 0, 1];
+  const real = cast(tensor(Int32Array.from(mask), { shape: [2, 3], dtype: "i32" }), "bool");
+  const whole = moe(p, x, v3);
+  const { output, load } = moe(p, x, v3, real);
+  const [expected, actual] = [await whole.output.data(), await output.data()];
+  for (const [n, counts] of mask.entries()) {
+    const at = (values: ArrayLike<number>) =>
+      Array.from(values).slice(n * v3.hiddenSize, (n + 1) * v3.hiddenSize);
+    if (counts) expect(at(actual)).toEqual(at(expected));
+  }
+  const visits = Array.from(await load.data()).reduce((a, b) => a + b);
+  expect(visits).toBe(3 * v3.numExpertsPerTok);
+});

@@ -21,17 +21,21 @@ export interface MoeResult {
   readonly load: Tensor;
 }
 
-/** x [B, T, D] through shared and routed experts, without the residual (eq. 12). */
-export function moe(p: MoeParams, x: Tensor, c: MoeConfig): MoeResult {
+/**
+ * x [B, T, D] through shared and routed experts, without the residual (eq. 12). Tokens that are false
+ * in `real`, bool [B, T], are padding: no expert computes them, and their output means nothing.
+ */
+export function moe(p: MoeParams, x: Tensor, c: MoeConfig, real?: Tensor): MoeResult {
   const tokens = reshape(x, [-1, c.hiddenSize]); // [N, D]
+  const shared = p.sharedExperts && mlp(p.sharedExperts, tokens);
   const routing = route(p, tokens, c);
-  const plan = planDispatch(routing.experts, c.nRoutedExperts);
+  const plan = planDispatch(routing.experts, c.nRoutedExperts, real && reshape(real, [-1]));
 
   const rows = dispatch(tokens, plan); // [N K, D]
   const each = (x: Tensor, w: Tensor) => groupedLinear(x, w, plan.offsets);
   const hidden = swiglu(each(rows, p.experts.gateProj), each(rows, p.experts.upProj)); // [N K, F]
   const routed = combine(each(hidden, p.experts.downProj), routing.weights, plan); // [N, D]
 
-  const output = p.sharedExperts === null ? routed : add(mlp(p.sharedExperts, tokens), routed);
+  const output = shared ? add(shared, routed) : routed;
   return { output: reshape(output, x.shape), routing, load: expertLoad(plan) };
 }

@@ -8,6 +8,7 @@
  */
 import {
   add,
+  and,
   cast,
   div,
   eq,
@@ -19,9 +20,11 @@ import {
   max,
   mean,
   mul,
+  or,
   reshape,
   sigmoid,
   softmax,
+  squeeze,
   stopGradient,
   sub,
   sum,
@@ -40,7 +43,7 @@ export type Routing = {
 
 /** Picks K experts for each row of x [N, D], and what each counts. */
 export function route(p: MoeParams, x: Tensor, c: MoeConfig): Routing {
-  const logits = linear(cast(x, "f32"), cast(p.gate, "f32")); // [N, E]
+  const logits = linear(cast(x, "f32"), p.gate); // [N, E]
   const scores = c.scoringFunc === "sigmoid" ? sigmoid(logits) : softmax(logits); // eq. 15
 
   // The bias takes part in the picking (eq. 16) and in nothing else.
@@ -64,12 +67,22 @@ function limitGroups(choice: Tensor, c: MoeConfig): Tensor {
   const [N, E] = choice.shape as [number, number];
   const G = c.nGroup;
   const grouped = reshape(choice, [N, G, E / G]);
-  const groupScores =
-    c.topkMethod === "noaux_tc" ? sum(topK(grouped, 2).values, 2) : max(grouped, 2); // [N, G]
-  const groups = topK(groupScores, c.topkGroup).indices; // [N, M]
-  const isKept = eq(expandDims(groups, 2), iota(G)); // [N, M, G]
-  const kept = gt(sum(cast(isKept, "f32"), 1), 0); // [N, G]
+  const groupScores = c.topkMethod === "noaux_tc" ? sumOfTwoBest(grouped) : max(grouped, 2); // [N, G]
+  // A group is kept if fewer than M are better, or as good and before it.
+  const [own, other] = [expandDims(groupScores, 2), expandDims(groupScores, 1)];
+  const [ownPlace, otherPlace] = [expandDims(iota(G), 1), expandDims(iota(G), 0)];
+  const isBetter = or(gt(other, own), and(eq(other, own), lt(otherPlace, ownPlace))); // [N, G, G]
+  const kept = lt(sum(cast(isBetter, "f32"), 2), c.topkGroup); // [N, G]
   return reshape(where(expandDims(kept, 2), grouped, -Infinity), [N, E]);
+}
+
+/** The two largest along the last axis, added; reductions alone, which fuse, where a top-k would not. */
+function sumOfTwoBest(x: Tensor): Tensor {
+  const best = max(x, -1, { keepDims: true });
+  const isBest = eq(x, best);
+  const next = max(where(isBest, -Infinity, x), -1, { keepDims: true });
+  const tied = gt(sum(cast(isBest, "f32"), -1, { keepDims: true }), 1);
+  return squeeze(add(best, where(tied, best, next)), -1);
 }
 
 /**

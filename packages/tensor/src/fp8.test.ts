@@ -3,6 +3,7 @@ import { compile } from "./compile.ts";
 import { inFp8, quantizeFp8 } from "./fp8.ts";
 import { valueAndGrad } from "./grad.ts";
 import { groupedLinear, linear } from "./nn.ts";
+import { dequantize } from "./ops/matrix.ts";
 import { mul } from "./ops/pointwise.ts";
 import { sum } from "./ops/reduce.ts";
 import { key, normal } from "./random.ts";
@@ -90,6 +91,31 @@ describe("products in FP8", () => {
         expect(error, part).toBeGreaterThan(0.02);
         expect(error, part).toBeLessThan(0.05);
       }
+    });
+  }
+
+  for (const rows of [4, 24]) {
+    it(`${rows} rows: a matrix stored in FP8 is multiplied as it is, and gets no gradient`, async () => {
+      using k = key(11);
+      const x = normal(k, [rows, 128]);
+      using k2 = key(12);
+      const w = normal(k2, [32, 128]);
+      const run = compile((x: Tensor, w: Tensor) => {
+        const { values, scale, block } = quantizeFp8(w, [128, 128]);
+        const stored = dequantize(values, { scale, block });
+        const loss = (x: Tensor, w: Tensor) => {
+          const y = linear(x, inFp8(w));
+          return [sum(y), y] as const;
+        };
+        const [[, y], dx] = valueAndGrad((x: Tensor) => loss(x, stored))(x);
+        return { y, dx, exact: linear(x, stored), sums: sum(stored, 0) };
+      })(x, w);
+      const error = distance(await numbers(run.y), await numbers(run.exact));
+      if (rows === 4) expect(error).toBe(0);
+      else expect(error).toBeLessThan(0.04);
+      const sums = await numbers(run.sums);
+      const every = Array.from({ length: rows }, () => sums).flat();
+      expect(distance(await numbers(run.dx), every)).toBeLessThan(1e-5);
     });
   }
 

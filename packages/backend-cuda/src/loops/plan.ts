@@ -78,7 +78,9 @@ export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
 
   const lanes = chooseLanes(kernel, outer, inner);
   if (lanes === "outer") {
-    const width = laneWidth(kernel, lanes, outer, inner, Math.ceil(outer.total / 32), 4);
+    // Short loops leave registers for wider loads.
+    const most = longest < 8 ? 8 : 4;
+    const width = laneWidth(kernel, lanes, outer, inner, Math.ceil(outer.total / 32), most);
     const across = longest >= 64 ? 8 : longest >= 8 ? 4 : 1;
     const group = across === 1 ? 128 : 32;
     const blocks = Math.ceil(outer.total / (group * width));
@@ -91,7 +93,9 @@ export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
   const vectors = Math.ceil(longest / width);
   const many = outer.total >= device.multiprocessors * 8;
   const perThread = many ? 4 : 1;
-  const group = Math.min(1024, nextPowerOfTwo(Math.max(1, Math.ceil(vectors / perThread))));
+  // Eight threads side by side read whole lines of memory.
+  const sharing = Math.max(Math.ceil(vectors / perThread), width > 1 ? Math.min(vectors, 8) : 1);
+  const group = Math.min(1024, nextPowerOfTwo(Math.max(1, sharing)));
   const blocks = outer.total;
   const wanted = Math.floor((2 * device.multiprocessors) / Math.max(1, blocks));
   const pieces =
@@ -126,10 +130,10 @@ function chooseLanes(
     const space = inner[s];
     if (space === undefined) return;
     for (const { index, dtype } of accesses(kernel, stage)) {
-      const isInner = space.vars.some((v) => (index.strides[v] ?? 0) !== 0);
-      if (!isInner) continue;
+      const used = variablesOf(index);
+      if (!space.vars.some((v) => used.has(v))) continue;
       const bytes = [...outer.vars, ...space.vars].reduce(
-        (n, v) => ((index.strides[v] ?? 0) === 0 ? n : n * (kernel.vars[v] as number)),
+        (n, v) => (used.has(v) ? n * (kernel.vars[v] as number) : n),
         dtypeBytes(dtype),
       );
       if (lastRun(index, space).stride === 1) alongInner += bytes;
@@ -137,6 +141,24 @@ function chooseLanes(
     }
   });
   return alongOuter > alongInner ? "outer" : "inner";
+}
+
+/** What an index depends on, also through the values that it is computed from: rows that are looked up. */
+function variablesOf(index: Index): Set<number> {
+  const found = new Set<number>();
+  const roots = index.terms.map((t) => t.expr);
+  for (const each of [index, ...indicesIn(roots)]) {
+    each.strides.forEach((stride, v) => {
+      if (stride !== 0) found.add(v);
+    });
+  }
+  return found;
+}
+
+function indicesIn(roots: readonly Expr[]): Index[] {
+  const found: Index[] = [];
+  forEachIndex(roots, (index) => found.push(index));
+  return found;
 }
 
 /**

@@ -36,6 +36,8 @@ export type Entry = Group | KernelEntry;
 
 /** How far back a group may be joined that only shares operands. */
 const WINDOW = 24;
+/** Simple operations that take longer than a store and two loads. */
+const DEAR = 16;
 /** A kernel reads no more tensors than this. */
 const MOST_READS = 28;
 /** Fewer outer points than this leave threads idle, unless the whole is small. */
@@ -43,7 +45,8 @@ const FEWEST_ROWS = 16;
 const SMALL = 16384;
 
 /** The program's kernels in order of execution. */
-export function schedule({ live, roots }: Roots): Entry[] {
+export function schedule(plan: Roots): Entry[] {
+  const { live, roots } = plan;
   const entries: Entry[] = [];
   const position = new Map<Tensor, number>();
   for (const node of live) {
@@ -61,15 +64,19 @@ export function schedule({ live, roots }: Roots): Entry[] {
         ...(REDUCTIONS.has(node.op) && { axes: node.attrs.axes as number[] }),
       };
       const latest = Math.max(-1, ...[...unit.reads].map((t) => position.get(t) ?? -1));
-      position.set(tensor, place(unit, entries, latest, roots));
+      position.set(tensor, place(unit, entries, latest, plan));
     }
   }
   return entries;
 }
 
-function place(unit: Unit, entries: Entry[], latest: number, roots: ReadonlySet<Tensor>): number {
+function place(unit: Unit, entries: Entry[], latest: number, { roots, cost }: Roots): number {
   const vertical = entries[latest];
-  if (vertical?.kind === "group" && join(unit, vertical, roots)) return latest;
+  // Every loop over a row computes anew what it takes of the row: what is dear is better loaded.
+  const dear =
+    unit.axes !== undefined &&
+    [...unit.reads].some((t) => t.size > SMALL && !isReduction(t) && (cost.get(t) ?? 0) > DEAR);
+  if (vertical?.kind === "group" && !dear && join(unit, vertical, roots)) return latest;
   for (let at = entries.length - 1; at > latest && at >= entries.length - WINDOW; at--) {
     const group = entries[at] as Entry;
     if (group.kind === "group" && sharesWork(unit, group) && join(unit, group, roots)) return at;
@@ -78,6 +85,10 @@ function place(unit: Unit, entries: Entry[], latest: number, roots: ReadonlySet<
   return (
     entries.push({ kind: "group", units: [unit], outer, reduces: unit.axes !== undefined }) - 1
   );
+}
+
+function isReduction(t: Tensor): boolean {
+  return REDUCTIONS.has(nodeOf(t).op);
 }
 
 /** The roots a value is computed from, and what its barriers wait for. */

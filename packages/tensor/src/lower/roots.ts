@@ -25,6 +25,8 @@ export interface Roots {
   /** Nodes that the outputs need, in topological order. */
   readonly live: readonly Node[];
   readonly roots: ReadonlySet<Tensor>;
+  /** What computing a value from the roots that it needs takes, in simple operations. */
+  readonly cost: ReadonlyMap<Tensor, number>;
 }
 
 /** @param outputs the program's results; inputs are always roots. */
@@ -83,7 +85,7 @@ export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]):
       loads.set(out, new Map([[stored, 1]]));
     }
   }
-  return { live, roots };
+  return { live, roots, cost };
 }
 
 /** What is only widened on the way to t, and takes less memory: a bf16 value that is used in f32. */

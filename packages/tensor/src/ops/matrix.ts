@@ -51,7 +51,7 @@ export function dequantize(values: Tensor, { scale, block }: BlockScale): Tensor
 }
 
 /** The quantised matrix that t stands for, also where t was cast to the dtype of activations. */
-function storedValues(t: Tensor): (BlockScale & { readonly values: Tensor }) | undefined {
+export function storedValues(t: Tensor): (BlockScale & { readonly values: Tensor }) | undefined {
   const { node } = t;
   return blockScaled.get(node?.op === "cast" ? (node.inputs[0] as Tensor) : t);
 }
