@@ -10,7 +10,7 @@ import type { Scratch } from "./scratch.ts";
 const ALONE_NANOSECONDS = 8_000;
 /** Least time of a claimed range of tasks, and claims per thread where tasks are plenty. */
 const CLAIM_NANOSECONDS = 4_000;
-const CLAIMS_PER_THREAD = 8;
+const CLAIMS_PER_THREAD = 32;
 
 export class WasmExecutable implements Executable {
   readonly #program: Program;

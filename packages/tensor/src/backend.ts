@@ -120,7 +120,8 @@ export interface MatrixView {
 
 /**
  * out[…, m, n] = Σ_k a[…, m, k] · b[…, k, n] (+ add[…, m, n]), accumulated in f32 (i32 for i8 · i8
- * without scales). Operand dtypes may differ; `out` is contiguous.
+ * without scales). Operand dtypes may differ; `out` is contiguous. Where b is i8 with scales, a may be
+ * rounded, by 2^−15 of the largest of the numbers that meet one scale.
  */
 export interface MatmulKernel {
   readonly kind: "matmul";

@@ -10,7 +10,15 @@ import { type Func, f32x4, i32, i32x4, type Local, type Value, v128 } from "../a
 import { decode, encode, loadCode, storeCode } from "../convert.ts";
 import type { KernelCode, PhaseArguments, Target } from "../kernel.ts";
 import { asF32, load4, pick } from "./matmul-pack.ts";
-import { prepareRow, QUICK_READERS, type QuickReader, ROW, rowBytes } from "./matmul-quick.ts";
+import {
+  FACTORS,
+  type PreparedRow,
+  preparedRow,
+  prepareRow,
+  type QuickReader,
+  quickReader,
+  UNUSABLE,
+} from "./matmul-quick.ts";
 import { multiplyAdd } from "./matmul-tile.ts";
 import { matrixAddress, scalesAddress } from "./matmul-view.ts";
 
@@ -20,8 +28,9 @@ type V = Value<"v128">;
 const FEW_ROWS = 4;
 /** Elements of a vector: what the loop over k takes at least, for weights without a quick reader. */
 const VECTOR = 4;
-/** Elements that the loop over k takes at most: 8 vectors. */
+/** Elements that the loop over k takes at most: 8 vectors, and of integers as many as share a scale. */
 const UNROLLED = 32;
+const UNROLLED_INTEGERS = 128;
 /** Partial sums in all, so that one addition need not wait for the one before. */
 const SUMS = 8;
 /** Bytes of weights in a stream of a task: many beside the cost of starting it. */
@@ -45,8 +54,8 @@ export function asFewRows(kernel: MatmulKernel): MatmulKernel | undefined {
 }
 
 /** The quick reader of the weights, where they have one and their scales hold for whole chunks. */
-function quickReader({ b, k }: MatmulKernel): QuickReader | undefined {
-  const reader = QUICK_READERS[b.dtype];
+function readerOf({ b, k }: MatmulKernel): QuickReader | undefined {
+  const reader = quickReader(b.dtype, b.scale !== undefined);
   const along = b.scale?.block[0] ?? 0;
   if (!reader) return undefined;
   if (k < reader.chunk || along % reader.chunk !== 0) return undefined;
@@ -80,9 +89,13 @@ interface Reading {
   readonly chunk: number;
   /** Elements that the loop takes at once: whole chunks. */
   readonly step: number;
+  /** Bytes of an element of the rows. */
+  readonly width: number;
   /** Partial sums of each dot product, and how many numbers each is made of. */
   readonly sums: number;
   readonly parts: number;
+  /** Elements that a vector of weights, or one of each part of a row, has. */
+  readonly lanes: number;
   /** Elements between two totals of the partial sums. */
   readonly span: number;
 }
@@ -90,19 +103,23 @@ interface Reading {
 function reading({ k, b }: MatmulKernel, products: number, quick?: QuickReader): Reading {
   const chunk = quick?.chunk ?? VECTOR;
   const along = Math.min(b.scale?.block[0] ?? k, quick?.span ?? k);
-  let step = UNROLLED;
+  let step = quick?.bits === undefined ? UNROLLED : UNROLLED_INTEGERS;
   while (step > chunk && (k % step || along % step)) step /= 2;
-  const parts = quick?.parts ?? 1;
+  const { parts, width } = quick ?? { parts: 1, width: 4 };
   // Sums of integers are done in one cycle.
-  const sums = parts > 1 ? 1 : Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / products)));
-  return { ...(quick && { quick }), chunk, step, sums, parts, span: along };
+  const sums =
+    quick?.bits !== undefined
+      ? 1
+      : Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / products)));
+  const lanes = (16 * parts) / width;
+  return { ...(quick && { quick }), chunk, step, width, sums, parts, lanes, span: along };
 }
 
 export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const { batch, m, n, k, a, b, out, add } = kernel;
   const matrices = batch.reduce((x, y) => x * y, 1);
   if (m === 0 || n === 0 || matrices === 0) return { phases: [] };
-  const quick = quickReader(kernel);
+  const quick = readerOf(kernel);
   const streams = Math.min(n, STREAMS[m - 1] as number);
   const exact = reading(kernel, m * streams);
   const size = dtypeBytes(b.dtype);
@@ -111,8 +128,9 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const columns = run * streams;
   const groups = Math.ceil(n / columns);
   const madd = multiplyAdd(target);
-  const quickSteps = quick ? k - (k % quick.chunk) : 0;
-  const prepared = quick ? rowBytes(quickSteps) : 0;
+  const reads = quick && reading(kernel, m * streams, quick);
+  const rowOf = quick && reads && preparedRow(quick, k - (k % quick.chunk), reads.span);
+  const prepared = rowOf?.bytes ?? 0;
 
   const prepare = (f: Func, args: PhaseArguments) => {
     const task = f.local("i32");
@@ -121,7 +139,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       const row = matrixAddress(f, args, a, batch, matrix);
       f.inc(row, i32.mul(i32.remU(task, m), 4 * a.row));
       const to = f.keep(i32.add(args.sharedScratch(), i32.mul(task, prepared)));
-      prepareRow(f, quick as QuickReader, row, to, quickSteps);
+      prepareRow(f, rowOf as PreparedRow, row, to);
     });
   };
 
@@ -153,7 +171,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       const to = matrixAddress(f, args, out, batch, matrix);
       const added = add && matrixAddress(f, args, add, batch, matrix);
       const quickRows =
-        quick && f.keep(i32.add(args.sharedScratch(), i32.mul(matrix, m * prepared)));
+        rowOf && f.keep(i32.add(args.sharedScratch(), i32.mul(matrix, m * prepared)));
       const scales = scalesAddress(f, args, b, batch, matrix);
       /** Scale of a stream's column at a step of k, for four lanes. */
       const scaleAt = (stream: number, at: Value<"i32">): V | undefined => {
@@ -170,7 +188,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
         for (const { column, weights } of place) {
           f.set(weights, i32.add(base, i32.mul(column, b.col * size)));
         }
-        f.set(x, reader.quick && quickRows ? i32.add(quickRows, ROW.numbers) : rows);
+        f.set(x, rowOf && reader.quick && quickRows ? i32.add(quickRows, rowOf.numbers) : rows);
         for (const { total } of products) f.set(total, f32x4.const(0));
         if (whole > 0) {
           f.for(start, 0, i32.const(whole), span, () => {
@@ -178,36 +196,38 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
               partial.slice(0, reader.sums).map((parts) => parts.slice(0, reader.parts)),
             );
             for (const part of own.flat(2)) f.set(part, f32x4.const(0));
+            const addStep = () => {
+              for (let at = 0; at < reader.step; at += reader.chunk) addChunk(reader, own, at);
+              f.inc(x, reader.width * reader.step);
+              for (const { weights } of place) f.inc(weights, reader.step * size);
+            };
             if (whole % span) {
               const count = f.keep(i32.sub(whole, start));
               f.if(i32.gtS(count, span), () => f.set(count, span));
-              f.set(end, i32.add(x, i32.shl(count, 2)));
-            } else f.set(end, i32.add(x, i32.const(4 * span)));
-            f.while(i32.ne(x, end), () => {
-              for (let at = 0; at < reader.step; at += reader.chunk) addChunk(reader, own, at);
-              f.inc(x, 4 * reader.step);
-              for (const { weights } of place) f.inc(weights, reader.step * size);
-            });
+              f.set(end, i32.add(x, i32.mul(count, reader.width)));
+            } else f.set(end, i32.add(x, i32.const(reader.width * span)));
+            if (span === reader.step) addStep();
+            else f.while(i32.ne(x, end), addStep);
             const scale = place.map((_, stream) => {
               const loaded = scaleAt(stream, start);
               return loaded && f.keep(loaded);
             });
-            for (const [p, { total, stream }] of products.entries()) {
+            const factors = Array.from({ length: reader.quick ? m : 0 }, (_, row) => {
+              const at = i32.add(quickRows as Local<"i32">, i32.mul(i32.divU(start, span), 4));
+              return f.keep(v128.load32Splat(at, row * prepared + FACTORS));
+            });
+            for (const [p, { total, row, stream }] of products.entries()) {
               const sum = (own[p] as Local<"v128">[][])
                 .map((parts): V => (reader.quick ? reader.quick.total(parts) : (parts[0] as V)))
                 .reduce((y, z) => f32x4.add(y, z));
+              const factor = factors[row];
+              const both = factor ? f32x4.mul(sum, factor) : sum;
               const by = scale[stream];
-              f.set(total, by ? madd(sum, by, total) : f32x4.add(total, sum));
+              f.set(total, by ? madd(both, by, total) : f32x4.add(total, both));
             }
           });
         }
-        if (reader.quick && quickRows) {
-          for (const { total, row } of products) {
-            const factor = v128.load32Splat(quickRows, row * prepared + ROW.factor);
-            f.set(total, f32x4.mul(total, factor));
-          }
-          f.set(x, i32.add(rows, i32.const(4 * whole)));
-        }
+        if (reader.quick) f.set(x, i32.add(rows, i32.const(4 * whole)));
         if (k > whole) addRest(k - whole);
       };
 
@@ -216,23 +236,23 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
         const codes = place.map(({ weights }) =>
           reader.quick?.weights(f, weights, at * size, largest),
         );
-        for (let v = at / VECTOR; v < (at + reader.chunk) / VECTOR; v += reader.parts) {
+        const { width, lanes } = reader;
+        for (let e = at; e < at + reader.chunk; e += lanes) {
           const numbers = Array.from({ length: m }, (_, row) =>
             Array.from({ length: reader.parts }, (_, p) => {
-              const vector = reader.quick
-                ? v128.load(x, row * prepared + 16 * (v + p))
-                : v128.load(x, 4 * row * a.row + 16 * v);
+              const apart = reader.quick ? prepared : 4 * a.row;
+              const vector = v128.load(x, row * apart + width * e + 16 * p);
               return streams > 1 ? f.keep(vector) : vector;
             }),
           );
           for (const [stream, { weights }] of place.entries()) {
             const code = codes[stream];
             const weight = f.keep(
-              code ? (code.next().value as V) : load4(f, b.dtype, weights, v * VECTOR * size),
+              code ? (code.next().value as V) : load4(f, b.dtype, weights, e * size),
             );
             for (const [row, vectors] of numbers.entries()) {
               const sums = own[row * streams + stream] as Local<"v128">[][];
-              const parts = sums[(v / reader.parts) % reader.sums] as Local<"v128">[];
+              const parts = sums[(e / lanes) % reader.sums] as Local<"v128">[];
               const [sum] = parts as [Local<"v128">];
               if (reader.quick?.add) reader.quick.add(f, weight, vectors, parts);
               else f.set(sum, madd(vectors[0] as V, weight, sum));
@@ -290,14 +310,14 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
           const own = i32.mul(i32.divU(column, b.scale.block[1]), 4 * b.scale.col);
           f.set(from, i32.add(scales, own));
         }
-        if (quick && quickRows) {
+        if (quick && reads && quickRows) {
           f.set(largest, f32x4.const(0));
-          sumUp(reading(kernel, m * streams, quick));
+          sumUp(reads);
           let unusable: Value<"i32"> | undefined;
           if (quick.unusable) unusable = v128.anyTrue(quick.unusable(largest));
-          else if (quick.parts > 1) {
+          else if (quick.bits !== undefined) {
             unusable = Array.from({ length: m }, (_, row) =>
-              i32.load(quickRows, row * prepared + ROW.unusable),
+              i32.load(quickRows, row * prepared + UNUSABLE),
             ).reduce((p: Value<"i32">, q) => i32.or(p, q));
           }
           if (unusable) f.if(unusable, () => sumUp(exact));

@@ -5,10 +5,18 @@ import { describe, expect, it } from "vitest";
 import { matmul } from "./matmul.ts";
 import { loadKernel } from "./run-kernel.ts";
 
-/** Rows [m, k] of f32 times weights given as codes, [n, k] and contiguous. */
-function product(dtype: DType, rows: readonly (readonly number[])[], codes: Uint8Array, k: number) {
+/** Rows [m, k] of f32 times weights given as codes, [n, k] and contiguous, with a scale for each RUN. */
+function product(
+  dtype: DType,
+  rows: readonly (readonly number[])[],
+  codes: Uint8Array,
+  k: number,
+  scales?: readonly number[],
+) {
   const n = codes.length / dtypeBytes(dtype) / k;
   const m = rows.length;
+  const runs = Math.ceil(k / RUN);
+  const scale = scales && { slot: 3, block: [RUN, 1] as const, batch: [], row: 1, col: runs };
   const kernel: MatmulKernel = {
     kind: "matmul",
     batch: [],
@@ -16,7 +24,7 @@ function product(dtype: DType, rows: readonly (readonly number[])[], codes: Uint
     n,
     k,
     a: { slot: 0, dtype: "f32", offset: 0, batch: [], row: k, col: 1 },
-    b: { slot: 1, dtype, offset: 0, batch: [], row: 1, col: k },
+    b: { slot: 1, dtype, offset: 0, batch: [], row: 1, col: k, ...(scale && { scale }) },
     out: { slot: 2, dtype: "f32", offset: 0, batch: [], row: n, col: 1 },
   };
   const a = new Uint8Array(Float32Array.from(rows.flat()).buffer);
@@ -25,6 +33,7 @@ function product(dtype: DType, rows: readonly (readonly number[])[], codes: Uint
       a,
       codes,
       new Uint8Array(4 * m * n),
+      ...(scales ? [new Uint8Array(Float32Array.from(scales).buffer)] : []),
     ]);
     loaded.run();
     return toF32(loaded.slot(2).slice(), "f32");
@@ -40,6 +49,7 @@ function everyCode(dtype: DType, at: number, k: number): Uint8Array {
   return new Uint8Array(codes.buffer);
 }
 
+const RUN = 32;
 const FORMATS = ["bf16", "f16", "f8e4m3", "f8e5m2", "i8"] as const;
 
 describe("weights in narrow formats", () => {
@@ -117,6 +127,62 @@ describe("weights in narrow formats", () => {
     ];
     for (const got of product(dtype, rows, ones, k)) {
       expect([...got]).toEqual([Number.POSITIVE_INFINITY, Number.NaN, Number.NEGATIVE_INFINITY, k]);
+    }
+  });
+
+  it("rows that meet scaled i8 are rounded by 2^-15 of each run's largest, whatever the others hold", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 4 }),
+        fc.integer({ min: 16, max: 150 }),
+        fc.infiniteStream(fc.integer({ min: -80, max: 60 })),
+        fc.infiniteStream(fc.double({ min: -1, max: 1, noNaN: true })),
+        fc.infiniteStream(fc.integer({ min: -128, max: 127 })),
+        (m, k, exponents, numbers, bytes) => {
+          const n = 5;
+          const runs = Math.ceil(k / RUN);
+          const next = (exponent: number) =>
+            Math.fround((numbers.next().value as number) * 2 ** exponent);
+          const magnitudes = Array.from({ length: runs }, () => exponents.next().value as number);
+          const rows = Array.from({ length: m }, () =>
+            Array.from({ length: k }, (_, i) => next(magnitudes[Math.floor(i / RUN)] as number)),
+          );
+          const codes = Int8Array.from({ length: n * k }, () => bytes.next().value as number);
+          const scales = Array.from({ length: n * runs }, () => Math.abs(next(0)));
+          const results = product("i8", rows, new Uint8Array(codes.buffer), k, scales);
+          rows.forEach((row, i) => {
+            for (let j = 0; j < n; j++) {
+              let [sum, rounding, all] = [0, 0, 0];
+              for (let run = 0; run < runs; run++) {
+                const part = row.slice(run * RUN, (run + 1) * RUN);
+                const most = Math.max(...part.map(Math.abs));
+                part.forEach((x, s) => {
+                  const w =
+                    (codes[j * k + run * RUN + s] as number) * (scales[j * runs + run] as number);
+                  sum += x * w;
+                  rounding += 2 ** -15 * most * Math.abs(w);
+                  all += most * Math.abs(w);
+                });
+              }
+              const bound = rounding + 16 * runs * 2 ** -24 * all + k * 2 ** -119;
+              for (const got of results) {
+                expect(Math.abs((got[i * n + j] as number) - sum)).toBeLessThanOrEqual(bound);
+              }
+            }
+          });
+        },
+      ),
+      { numRuns: 50 },
+    );
+  });
+
+  it("infinities and NaN in a row meet scaled i8 as they do elsewhere", () => {
+    const k = 2 * RUN;
+    const row = (x: number) => Array.from({ length: k }, (_, i) => (i === 40 ? x : 1));
+    const odd = [Number.POSITIVE_INFINITY, Number.NaN, Number.NEGATIVE_INFINITY, 3e38];
+    const ones = new Uint8Array(k).fill(1);
+    for (const got of product("i8", odd.map(row), ones, k, [0.5, 0.5])) {
+      expect([...got]).toEqual([...odd.slice(0, 3), Math.fround(1.5e38)]);
     }
   });
 });
