@@ -44,14 +44,14 @@ export interface App {
 
 export function createApp(options: AppOptions): App {
   const { models, maxBody = 4 * 2 ** 20, log } = options;
-  const closing = new AbortController();
+  const open = new Set<AbortController>();
   let draining = false;
   const app = new Hono<Recorded>();
 
   app.use(observe(log, options.tracer));
   const gets = plainRoutes(models, () => !draining);
-  const open = new Set(gets.filter((get) => get.open).map(({ path }) => path));
-  app.use(requireKey(options.apiKeys ?? [], open));
+  const keyless = new Set(gets.filter((get) => get.open).map(({ path }) => path));
+  app.use(requireKey(options.apiKeys ?? [], keyless));
   app.use(
     bodyLimit({
       maxSize: maxBody,
@@ -78,7 +78,7 @@ export function createApp(options: AppOptions): App {
     timeout: options.timeout ?? 600_000,
     keepAlive: options.keepAlive ?? 15_000,
     writeTimeout: options.writeTimeout ?? 120_000,
-    closing: closing.signal,
+    open,
     onError,
   };
   for (const route of MODEL_ROUTES) {
@@ -106,7 +106,7 @@ export function createApp(options: AppOptions): App {
     },
     abort() {
       const stopped = new ApiError(503, "the server stopped", { type: "server_error" });
-      closing.abort(stopped);
+      for (const request of open) request.abort(stopped);
     },
   };
 }

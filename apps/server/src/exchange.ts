@@ -21,8 +21,8 @@ export interface ExchangeOptions {
   readonly timeout: number;
   readonly keepAlive: number;
   readonly writeTimeout: number;
-  /** Aborted when the server ends what is at work. */
-  readonly closing: AbortSignal;
+  /** The requests at work: aborting one ends it. */
+  readonly open: Set<AbortController>;
   /** Gets every error that clients are told of. */
   onError(error: unknown, c: Context<Recorded>): void;
 }
@@ -40,12 +40,9 @@ export async function exchange(
   const body = await readJson(c);
   const record = c.get("record");
   record.stream = body.stream === true;
-  const gone = new AbortController();
-  const leave = () => gone.abort(clientGone());
-  c.req.raw.signal.addEventListener("abort", leave, { once: true });
-  const timeout = AbortSignal.timeout(options.timeout);
-  const signal = AbortSignal.any([gone.signal, options.closing, timeout]);
-  const answering = answer(c, route, body, signal, options).catch((error) => {
+  const ends = openRequest(c, options);
+  const answering = answer(c, route, body, ends, options).catch((error) => {
+    ends.finish();
     options.onError(error, c);
     return errorResponse(c, toApiError(error));
   });
@@ -54,14 +51,42 @@ export async function exchange(
   const first = await Promise.race([answering, late]);
   clearTimeout(timer);
   if (first !== "late") return first;
-  return beginEarly(c, answering, leave, options);
+  return beginEarly(c, answering, ends.leave, options);
+}
+
+/** What can end a request before its answer is whole. */
+interface Ends {
+  readonly signal: AbortSignal;
+  /** The client went away. */
+  leave(): void;
+  /** Nothing will: the answer is whole. Until then, a clock and the server hold on to the request. */
+  finish(): void;
+}
+
+function openRequest(c: Context<Recorded>, { open, timeout }: ExchangeOptions): Ends {
+  const controller = new AbortController();
+  const leave = () => controller.abort(clientGone());
+  const late = () => controller.abort(new DOMException("it took too long", "TimeoutError"));
+  const clock = setTimeout(late, timeout);
+  const { signal: client } = c.req.raw;
+  client.addEventListener("abort", leave, { once: true });
+  open.add(controller);
+  return {
+    signal: controller.signal,
+    leave,
+    finish() {
+      clearTimeout(clock);
+      client.removeEventListener("abort", leave);
+      open.delete(controller);
+    },
+  };
 }
 
 async function answer(
   c: Context<Recorded>,
   route: ModelRoute,
   body: { readonly [field: string]: unknown },
-  signal: AbortSignal,
+  { signal, finish }: Ends,
   options: ExchangeOptions,
 ): Promise<Response> {
   const { models, keepAlive, writeTimeout } = options;
@@ -78,6 +103,7 @@ async function answer(
   }
   if ("body" in reply) {
     lease.release();
+    finish();
     return c.json(reply.body);
   }
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -88,6 +114,7 @@ async function answer(
     onError: (error) => options.onError(error, c),
     onEnd() {
       lease.release();
+      finish();
       resolve();
     },
   });
