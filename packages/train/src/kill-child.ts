@@ -16,10 +16,10 @@ const dir = process.argv[2] as string;
 const config = { ...smallConfig, firstKDenseReplace: 1, numNextnPredictLayers: 0 };
 const phase = { ...smallSettings, mtpWeight: 0, balanceWeight: 0 };
 const settings: RunSettings = {
-  ...{ ...phase, steps: 20, checkpointEvery: 1, emaDecay: 0.9 },
+  ...{ ...phase, steps: 12, checkpointEvery: 1, emaDecay: 0.9 },
   laterPhases: [
     {
-      ...{ steps: 20, batch: 1, length: 9, accumulate: 1, yarn: { factor: 2 } },
+      ...{ steps: 12, batch: 1, length: 9, accumulate: 1, yarn: { factor: 2 } },
       ...{ learningRate: [{ shape: "constant", steps: 0, to: 0.004 }] },
       ...{ biasSpeed: 0, mtpWeight: 0, balanceWeight: 0 },
     },

@@ -1,6 +1,6 @@
 /** The folder of a run: run.json (all that is needed to start it again), metrics.jsonl, checkpoints/. */
-import { mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readdir, readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import type { ModelConfig } from "@dsv3/model";
 import type { RunSettings } from "./settings.ts";
@@ -29,14 +29,13 @@ export async function readRun(dir: string): Promise<RunRecord> {
   }
 }
 
-/** Makes the folder; run.json comes last, whole or not at all. */
+/** Makes the folder, which appears with all that a run starts with or not at all. */
 export async function startRun(
   dir: string,
   record: RunRecord,
   extraFiles: Readonly<Record<string, Uint8Array>>,
 ): Promise<void> {
-  const file = join(dir, "run.json");
-  if (await readFile(file).catch(() => undefined)) {
+  if (await readFile(join(dir, "run.json")).catch(() => undefined)) {
     throw new Error(`${dir} holds a run already; resume it, or choose another folder`);
   }
   const others = await readdir(dir).catch((error: NodeJS.ErrnoException) => {
@@ -46,9 +45,18 @@ export async function startRun(
   if (others.length > 0) {
     throw new Error(`${dir} is not empty (it holds ${others[0]}); choose another folder`);
   }
-  await mkdir(join(dir, "checkpoints"), { recursive: true });
-  for (const [name, bytes] of Object.entries(extraFiles)) await writeFile(join(dir, name), bytes);
-  await replaceFile(file, `${JSON.stringify(record, null, 2)}\n`);
+  const path = resolve(dir);
+  const unfinished = join(dirname(path), `.${basename(path)}.new`);
+  // There if a start was killed.
+  await rm(unfinished, { recursive: true, force: true });
+  await mkdir(join(unfinished, "checkpoints"), { recursive: true });
+  for (const [name, bytes] of Object.entries(extraFiles)) {
+    await writeFile(join(unfinished, name), bytes, { flush: true });
+  }
+  await replaceFile(join(unfinished, "run.json"), `${JSON.stringify(record, null, 2)}\n`);
+  // Not every system renames over an empty folder.
+  await rmdir(path).catch(() => undefined);
+  await rename(unfinished, path);
 }
 
 /** @throws Error when the run in the folder was started with anything else */

@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { disposeTree, memory, setBackend, treePaths } from "@dsv3/tensor";
@@ -149,6 +149,18 @@ describe("train", () => {
       learningRate: [{ shape: "constant", steps: 1, to: 1e30 }],
     } as const;
     await expect(train(run, config, wild, counting())).rejects.toThrow(DivergedError);
+  });
+
+  test("a start that was killed leaves nothing in the way", async () => {
+    await mkdir(join(dir, ".x.new", "checkpoints"), { recursive: true });
+    await writeFile(join(dir, ".x.new", "tokenizer.json"), "{");
+    await mkdir(join(dir, "x")); // an empty folder is as good as none
+    const extraFiles = { "tokenizer.json": Buffer.from("{}") };
+    const one = { ...settings, steps: 1 };
+    const { params } = await train(join(dir, "x"), config, one, counting(), { extraFiles });
+    disposeTree(params);
+    expect(await readdir(dir)).toEqual(["x"]);
+    expect(await readFile(join(dir, "x", "tokenizer.json"), "utf8")).toBe("{}");
   });
 
   test("folders in use, missing runs, other settings and senseless ones are refused", async () => {
