@@ -1,8 +1,9 @@
 /** Texts to a folder of tokenized shards, which training reads in place of the texts. */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
+import { serialize } from "node:v8";
 import type { Tokenizer } from "@dsv3/tokenizer";
 import { EncoderPool } from "@dsv3/tokenizer/node";
 import { cutInThree, fimTokens } from "../fim.ts";
@@ -83,7 +84,7 @@ export async function prepareShards(
       weight,
       files: (inputs[s] as InputFile[]).map(({ name, version }) => ({ name, version })),
     })),
-    tokenizer: createHash("sha256").update(JSON.stringify(tokenizer.toJSON())).digest("hex"),
+    tokenizer: hash("sha256", serialize(tokenizer.data)),
     ...{ ...settings, tokenBytes, maxBytes: options.maxBytes ?? null },
     duplicates: duplicates ? (duplicates.near ?? "default") : "kept",
     passOver: options.onProblem !== undefined,

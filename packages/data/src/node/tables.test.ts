@@ -5,6 +5,7 @@ import { parquetMetadata } from "hyparquet";
 import { parquetWriteBuffer } from "hyparquet-writer";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type DataProblem, readSamples } from "./read.ts";
+import { type TableLimits, tableRows } from "./tables.ts";
 
 let folder: string;
 beforeAll(async () => {
@@ -74,6 +75,31 @@ describe("parquet tables", () => {
     expect(problems).toEqual([expect.stringContaining("3: rows 3 to 4 cannot be read")]);
   });
 
+  it("ends what takes too long or too much memory, and reads the next", {
+    timeout: 60_000,
+  }, async () => {
+    const good = table([{ name: "text", data: [...six.slice(0, 2), null, ...six.slice(3)] }]);
+    const { row_groups } = parquetMetadata(Uint8Array.from(good).buffer);
+    const page = Number(row_groups[1]?.columns[0]?.meta_data?.data_page_offset);
+    // After the page's header, a packed run says which value is null; it becomes one of 2³¹ − 1 values.
+    const run = good.indexOf(Buffer.from([0, 3, 2]), page) + 1;
+    const file = join(folder, "hostile.parquet");
+    await writeFile(file, good.fill(Buffer.from([0xfe, 0xff, 0xff, 0xff, 0x0f]), run, run + 5));
+    const read = async (limits: TableLimits) => {
+      const rows = [];
+      for await (const group of tableRows(file, () => {}, ["text"], limits)) rows.push(...group);
+      return rows;
+    };
+    const frugal = await read({ patienceMs: 60_000, heapMiB: 64 });
+    expect(frugal.map(({ line }) => line)).toEqual([1, 2, 3, 5, 6]);
+    expect(frugal[2]).toEqual({ line: 3, problem: expect.stringContaining("memory limit") });
+    const hasty = await read({ patienceMs: 300, heapMiB: 4096 });
+    expect(hasty.find(({ line }) => line === 3)).toEqual({
+      line: 3,
+      problem: "rows 3 to 4 cannot be read: not decoded after 0 s",
+    });
+  });
+
   it.each([
     ["the last byte is missing", (bytes: Buffer) => bytes.subarray(0, -1)],
     ["half is missing", (bytes: Buffer) => bytes.subarray(0, bytes.length / 2)],
@@ -87,5 +113,6 @@ describe("parquet tables", () => {
     const { samples, problems } = await survey(damage(table([{ name: "text", data: six }])));
     expect(samples).toEqual([]);
     expect(problems.length).toBeGreaterThan(0);
+    for (const problem of problems) expect(problem).toMatch(/cannot be read|no parquet table/);
   });
 });

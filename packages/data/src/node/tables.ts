@@ -1,49 +1,21 @@
 /** Rows of parquet tables, one row group in memory at a time. */
-import {
-  asyncBufferFromFile,
-  type Compressors,
-  parquetMetadataAsync,
-  parquetReadObjects,
-  parquetSchema,
-} from "hyparquet";
-import { compressors } from "hyparquet-compressors";
+import { stat } from "node:fs/promises";
+import { Worker } from "node:worker_threads";
+import type { RowGroup, TableAnswer, TableJob, TableQuestion, TableRow } from "./table-worker.ts";
 
-/** A row, from 1, or what is wrong there. */
-export type TableRow =
-  | { readonly line: number; readonly value: Record<string, unknown> }
-  | { readonly line: number; readonly problem: string };
+export interface TableLimits {
+  /** Milliseconds for a row group, and as many more for each MiB of it. */
+  readonly patienceMs: number;
+  /** Heap of the thread that decodes. */
+  readonly heapMiB: number;
+}
 
-/** Decompressed bytes of the columns of one row group, and of one page. */
-const MAX_GROUP_BYTES = 2 ** 31;
-const MAX_PAGE_BYTES = 2 ** 30;
-
-/** Sizes come from the file, which may lie. */
-const bounded: Compressors = Object.fromEntries(
-  Object.entries(compressors).map(([codec, decompress]) => [
-    codec,
-    (input: Uint8Array, size: number) => {
-      if (size > MAX_PAGE_BYTES) throw new Error(`a page of ${size} bytes is more than is read`);
-      return decompress?.(input, size);
-    },
-  ]),
-) as Compressors;
-
-const utf8 = new TextDecoder("utf-8", { fatal: true });
-/** A text that is no UTF-8 becomes this, so that its row is a problem and not the group. */
-const INVALID = Symbol("not valid UTF-8");
-const parsers = {
-  stringFromBytes(bytes: Uint8Array | undefined) {
-    try {
-      return bytes && utf8.decode(bytes);
-    } catch {
-      return INVALID;
-    }
-  },
-};
+const LIMITS: TableLimits = { patienceMs: 60_000, heapMiB: 4096 };
+const MAX_GROUP_BYTES = 2 ** 30;
 
 /**
- * Reads the rows of a table. A row group that is damaged is one problem, and the next
- * is read.
+ * Reads the rows of a table. A row group that is damaged, or asks for too much time or memory, is one
+ * problem, and the next is read.
  * @param onRead told of the stored bytes that were read
  * @param fields the columns that are read, as far as the table has them; null: all
  * @throws Error for a file that is no parquet table, or cut short
@@ -52,49 +24,91 @@ export async function* tableRows(
   path: string,
   onRead: (bytes: number) => void,
   fields: readonly string[] | null,
+  limits: TableLimits = LIMITS,
 ): AsyncGenerator<TableRow[]> {
-  const file = await asyncBufferFromFile(path);
-  if (file.byteLength === 0) return;
-  const metadata = await parquetMetadataAsync(file);
-  const names = parquetSchema(metadata).children.map(({ element }) => element.name);
-  const known = (fields ?? names).filter((field) => names.includes(field));
-  let row = 0;
-  for (const { num_rows, columns: chunks } of metadata.row_groups) {
-    const [rowStart, rowEnd] = [row, row + Number(num_rows)];
-    const used = chunks.flatMap(({ meta_data }) =>
-      meta_data && known.includes(meta_data.path_in_schema[0] ?? "") ? meta_data : [],
-    );
-    const total = (field: "total_uncompressed_size" | "total_compressed_size") =>
-      used.reduce((sum, chunk) => sum + Number(chunk[field]), 0);
-    let rows: Record<string, unknown>[];
-    try {
-      const size = total("total_uncompressed_size");
-      if (size > MAX_GROUP_BYTES) {
-        throw new Error(`the row group has ${size} bytes; write the table with smaller groups`);
+  if ((await stat(path)).size === 0) return;
+  const table = new Table({ path, fields }, limits);
+  try {
+    for (const group of await table.groups()) {
+      let rows: TableRow[];
+      try {
+        rows = await table.rows(group);
+      } catch (error) {
+        const { start, end } = group;
+        const problem = `rows ${start + 1} to ${end} cannot be read: ${(error as Error).message}`;
+        yield [{ line: start + 1, problem }];
+        continue;
       }
-      // Without a column that is known, the names of all tell what the table has.
-      const columns = known.length > 0 ? known : undefined;
-      const range = { file, metadata, compressors: bounded, parsers, rowStart, rowEnd };
-      rows = await parquetReadObjects(columns ? { ...range, columns: [...columns] } : range);
-      if (rows.length !== rowEnd - rowStart) throw new Error(`there are ${rows.length} rows`);
-    } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      const problem = `rows ${rowStart + 1} to ${rowEnd} cannot be read: ${reason}`;
-      yield [{ line: rowStart + 1, problem }];
-      row = rowEnd;
-      continue;
+      onRead(group.stored);
+      yield rows;
     }
-    onRead(total("total_compressed_size"));
-    yield rows.map((value) => checked(++row, value));
+  } finally {
+    await table.close();
   }
 }
 
-function checked(line: number, value: Record<string, unknown>): TableRow {
-  const field = Object.keys(value).find((name) => hasInvalid(value[name]));
-  return field === undefined ? { line, value } : { line, problem: `${field}: not valid UTF-8` };
-}
+/** A table, and the thread that decodes it, which is started anew after it had to be ended. */
+class Table {
+  readonly #job: TableJob;
+  readonly #limits: TableLimits;
+  #worker: Worker | undefined;
 
-function hasInvalid(value: unknown): boolean {
-  if (value === INVALID) return true;
-  return typeof value === "object" && value !== null && Object.values(value).some(hasInvalid);
+  constructor(job: TableJob, limits: TableLimits) {
+    this.#job = job;
+    this.#limits = limits;
+  }
+
+  async groups(): Promise<readonly RowGroup[]> {
+    try {
+      const answer = await this.#ask("groups", LIMITS.patienceMs);
+      return "groups" in answer ? answer.groups : [];
+    } catch (error) {
+      throw new Error(`no parquet table, or a damaged one: ${(error as Error).message}`);
+    }
+  }
+
+  async rows(group: RowGroup): Promise<TableRow[]> {
+    if (group.decoded > MAX_GROUP_BYTES) {
+      throw new Error(`they have ${group.decoded} bytes; write the table with smaller row groups`);
+    }
+    const patience = this.#limits.patienceMs * (1 + group.decoded / 2 ** 20);
+    const answer = await this.#ask(group, patience);
+    return "rows" in answer ? answer.rows : [];
+  }
+
+  async close(): Promise<void> {
+    await this.#worker?.terminate();
+    this.#worker = undefined;
+  }
+
+  async #ask(question: TableQuestion, patience: number): Promise<TableAnswer> {
+    this.#worker ??= this.#start();
+    const { promise, resolve, reject } = Promise.withResolvers<TableAnswer>();
+    const fail = (reason: string) => reject(new Error(reason));
+    const timer = setTimeout(fail, patience, `not decoded after ${Math.round(patience / 1000)} s`);
+    const onError = (error: Error) => fail(error.message);
+    const worker = this.#worker.once("message", resolve).once("error", onError);
+    worker.postMessage(question);
+    try {
+      const answer = await promise;
+      if ("error" in answer) throw new Error(answer.error);
+      return answer;
+    } catch (error) {
+      await this.close();
+      throw error;
+    } finally {
+      clearTimeout(timer);
+      worker.off("message", resolve).off("error", onError);
+    }
+  }
+
+  #start(): Worker {
+    const extension = import.meta.url.endsWith(".ts") ? "ts" : "js";
+    const url = new URL(`./table-worker.${extension}`, import.meta.url);
+    return new Worker(url, {
+      workerData: this.#job,
+      name: "dsv3-table",
+      resourceLimits: { maxOldGenerationSizeMb: this.#limits.heapMiB },
+    });
+  }
 }
