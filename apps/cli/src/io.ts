@@ -3,8 +3,12 @@ export interface Sink {
   write(text: string): unknown;
   /** Present and true when a person is watching. */
   isTTY?: boolean;
-  /** Width of the terminal, in columns. */
+  /** Size of the terminal, in characters. */
   columns?: number;
+  rows?: number;
+  /** Of a terminal, told when its size changes. */
+  on?(event: "resize", listener: () => void): unknown;
+  off?(event: "resize", listener: () => void): unknown;
 }
 
 /** All that a command knows of the world outside its arguments. */

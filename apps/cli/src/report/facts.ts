@@ -1,16 +1,12 @@
 /** What a report says in figures, whatever it is written in. */
 import { countParameters } from "@dsv3/model";
 import type { Machine } from "../runs/machine.ts";
+import { mainMetric } from "../runs/series.ts";
 import { formatBytes, formatCount, formatDuration, formatNumber } from "../ui/format.ts";
 import type { EvaluationRow } from "./evaluations.ts";
 import type { Loads, RunData } from "./run-data.ts";
 
 export type Fact = readonly [name: string, value: string];
-
-/** The metric that says how a run goes: rewards where there are any, else the loss of the next token. */
-export function mainMetric(names: ReadonlySet<string>): string | undefined {
-  return ["reward", "mainLoss", "loss"].find((name) => names.has(name)) ?? [...names][0];
-}
 
 export function summary({ series, record, totals }: RunData): Fact[] {
   const { steps, plannedSteps } = totals;

@@ -1,4 +1,5 @@
 /** A run's report in Markdown, with the curve of its main metric in braille. */
+import { mainMetric } from "../runs/series.ts";
 import { brailleChart } from "../ui/chart.ts";
 import {
   configuration,
@@ -7,7 +8,6 @@ import {
   evaluationCells,
   type Fact,
   finalLoads,
-  mainMetric,
   summary,
 } from "./facts.ts";
 import type { RunData } from "./run-data.ts";

@@ -118,6 +118,11 @@ export class Series {
   }
 }
 
+/** The metric that says how a run goes: rewards where there are any, else the loss of the next token. */
+export function mainMetric(names: ReadonlySet<string>): string | undefined {
+  return ["reward", "mainLoss", "loss"].find((name) => names.has(name)) ?? [...names][0];
+}
+
 function join(values: Point["values"], name: string, more: Spread): void {
   const spread = values.get(name);
   if (spread === undefined) {

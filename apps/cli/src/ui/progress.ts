@@ -1,21 +1,15 @@
 import type { Sink } from "../io.ts";
 import { formatCount, formatDuration, truncate } from "./format.ts";
+import { Pace } from "./pace.ts";
 
 /** What is known at one moment of a long piece of work. */
 export interface ProgressState {
   /** How much is done, in the units of `total` (steps, seconds, bytes …). */
   done: number;
-  /** The latest loss, if there is one. */
-  loss?: number;
+  /** What it is all about, such as the loss, and how much that is. */
+  metric?: readonly [name: string, value: number];
   /** Tokens worked through since the beginning; their rate is shown. */
   tokens?: number;
-}
-
-/** A state with its time, from which rates are measured. */
-interface Sample {
-  time: number;
-  done: number;
-  tokens: number;
 }
 
 export interface ProgressOptions {
@@ -29,8 +23,6 @@ export interface ProgressOptions {
 
 const REDRAW_MS = 100;
 const LINE_MS = 5000;
-/** Rates are taken over this long a past, so that they follow a change but do not flicker. */
-const WINDOW_MS = 10_000;
 const BAR_CELLS = 24;
 
 /**
@@ -41,8 +33,7 @@ export class Progress {
   readonly #out: Sink;
   readonly #options: Required<ProgressOptions>;
   readonly #start: number;
-  /** Past states within the window, oldest first; rates are measured against the first. */
-  readonly #history: Sample[];
+  readonly #pace: Pace;
   #state: ProgressState = { done: 0 };
   #lastDrawn = -Infinity;
   #lineIsOpen = false;
@@ -51,7 +42,7 @@ export class Progress {
     this.#out = out;
     this.#options = { now: () => performance.now(), ...options };
     this.#start = this.#options.now();
-    this.#history = [{ time: this.#start, done: 0, tokens: 0 }];
+    this.#pace = new Pace(this.#start);
   }
 
   /** Tells the present state; call it as often as you like. */
@@ -89,15 +80,9 @@ export class Progress {
 
   #draw(time: number): void {
     const { done, tokens } = this.#state;
-    const first = this.#history[0] as Sample;
-    const seconds = (time - first.time) / 1000;
-    const rate = seconds > 0 ? (done - first.done) / seconds : 0;
-    const tokenRate = seconds > 0 ? ((tokens ?? 0) - first.tokens) / seconds : 0;
-    this.#history.push({ time, done, tokens: tokens ?? 0 });
-    while (this.#history.length > 2 && time - (this.#history[1]?.time ?? time) >= WINDOW_MS) {
-      this.#history.shift();
-    }
-    const left = rate > 0 ? Math.max(0, this.#options.total - done) / rate : Number.NaN;
+    this.#pace.update(time, done, tokens ?? 0);
+    const { tokenRate } = this.#pace;
+    const left = this.#pace.secondsFor(this.#options.total - done);
     const parts = [
       ...this.#head(done),
       tokens === undefined || tokenRate <= 0 ? "" : `${formatCount(tokenRate)} tokens/s`,
@@ -110,12 +95,12 @@ export class Progress {
   /** The parts that a running and a finished line share. */
   #head(done: number): string[] {
     const { label, total } = this.#options;
-    const share = total > 0 ? Math.min(1, Math.max(0, done / total)) : 1;
-    const full = Math.round(share * BAR_CELLS);
-    const bar = this.#out.isTTY ? ` ${"█".repeat(full)}${"░".repeat(BAR_CELLS - full)}` : "";
-    const percent = `${String(Math.floor(share * 100)).padStart(3)}%`;
-    const { loss } = this.#state;
-    return [`${label}${bar} ${percent}`, loss === undefined ? "" : `loss ${loss.toFixed(3)}`];
+    const bar = this.#out.isTTY ? ` ${progressBar(done, total)}` : "";
+    const { metric } = this.#state;
+    return [
+      `${label}${bar} ${percent(done, total)}`,
+      metric === undefined ? "" : `${metric[0]} ${metric[1].toFixed(3)}`,
+    ];
   }
 
   #print(parts: readonly string[], end: string): void {
@@ -124,4 +109,19 @@ export class Progress {
     // One column stays free: some terminals wrap when the last one is written.
     else this.#out.write(`\r${truncate(text, (this.#out.columns || 80) - 1)}\u001b[K${end}`);
   }
+}
+
+/** What is done of it all, drawn. */
+export function progressBar(done: number, total: number, cells: number = BAR_CELLS): string {
+  const full = Math.round(share(done, total) * cells);
+  return `${"█".repeat(full)}${"░".repeat(cells - full)}`;
+}
+
+/** What is done of it all, in four characters. */
+export function percent(done: number, total: number): string {
+  return `${String(Math.floor(share(done, total) * 100)).padStart(3)}%`;
+}
+
+function share(done: number, total: number): number {
+  return total > 0 ? Math.min(1, Math.max(0, done / total)) : 1;
 }

@@ -14,7 +14,7 @@ describe("Progress", () => {
     const progress = new Progress(sink, { label: "training", total, now: () => time });
     for (let tick = 1; tick <= steps * 10; tick++) {
       time = tick * 100;
-      progress.update({ done: tick / 10, loss: 5 - tick / 100, tokens: tick * 200 });
+      progress.update({ done: tick / 10, metric: ["loss", 5 - tick / 100], tokens: tick * 200 });
     }
     return { sink, progress };
   }
@@ -84,7 +84,7 @@ describe("Progress", () => {
   it("stands an empty piece of work and a loss that is not a number", () => {
     const sink = fakeSink();
     const progress = new Progress(sink, { label: "nothing", total: 0, now: () => 0 });
-    progress.update({ done: 0, loss: Number.NaN, tokens: 0 });
+    progress.update({ done: 0, metric: ["loss", Number.NaN], tokens: 0 });
     expect(sink.text).toBe("nothing 100%  loss NaN\n");
   });
 });
