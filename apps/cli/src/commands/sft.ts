@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { wasmBackend } from "@dsv3/backend-wasm";
 import { ConversationSource, type SourcedChat } from "@dsv3/data";
-import { readSamples } from "@dsv3/data/node";
+import { pinNames, readSamples } from "@dsv3/data/node";
 import { loadModel, type ModelConfig, parseHuggingFaceConfig } from "@dsv3/model";
 import { disposeTree, setBackend } from "@dsv3/tensor";
 import { encodeChat, type Tokenizer } from "@dsv3/tokenizer";
@@ -23,7 +23,7 @@ const flags = {
   data: {
     type: "string",
     value: "PATH,PATH",
-    help: "conversations: OpenAI, ShareGPT, Alpaca or prompt/completion; jsonl, json, parquet",
+    help: "conversations: OpenAI, ShareGPT, Alpaca or prompt/completion; files, folders, patterns, hf:owner/name",
   },
   out: { type: "string", value: "DIR", help: "the run's folder, which must not exist yet" },
   resume: { type: "string", value: "DIR", help: "goes on with the run in this folder" },
@@ -130,7 +130,7 @@ async function newRun(args: SftArgs, io: Io): Promise<Run> {
   if (args.out === undefined) throw new UsageError("--out is missing: where the run goes");
   const dir = await freeFolder(args.out, args.out);
   const { epochs, tooLong, skipBad, batch, accumulate, length } = args;
-  const paths = args.data.split(",").map((path) => resolve(path));
+  const paths = await pinNames(args.data.split(","));
   const source: Source = { model: resolve(args.model), data: paths, epochs, tooLong, skipBad };
   const tokenizer = await loadTokenizer(args.model);
   const { data, bad } = await conversations(io, source, tokenizer, length, args.seed);
