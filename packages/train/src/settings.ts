@@ -159,9 +159,9 @@ export function checkSettings(settings: RunSettings, config: ModelConfig): void 
 }
 
 /**
- * Reads phases from parsed JSON: one record or a list. A phase takes what it leaves out from the
- * phase before it, `before` for the first, but for `steps`, `learningRate` and `ramp`, which are each phase's own. A
- * number stands for a constant learning rate.
+ * Reads phases from parsed JSON: one record or a list. A phase takes what it leaves out from the one
+ * before it, `before` for the first, but for `steps`, `learningRate` and `ramp`, which each has of its
+ * own. A number stands for a constant learning rate.
  * @param file named in errors
  * @throws Error with file and field for what is missing, unknown or of a wrong kind
  */

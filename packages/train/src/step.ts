@@ -102,16 +102,16 @@ export function trainStep(
   const differentiate = valueAndGrad((p: ModelParams, b: Batch, dropout?: LossOptions["dropout"]) =>
     lossFn(p, b, config, { ...options.loss, ...(dropout ? { dropout } : {}) }),
   );
-  const gradients = (state: TrainState, batch: Batch, index: Tensor) => {
-    const [[loss, parts], grads] = differentiate(state.params, batch, dropoutAt(state, index));
-    const { tokens, ...losses } = parts;
-    return { metrics: { loss, ...losses }, grads: grads as unknown as ModelParams, tokens };
-  };
   const dropoutAt = ({ step }: TrainState, index: Tensor) => {
     if (options.dropout === undefined) return undefined;
     const { rate, seed } = options.dropout;
     const ofStep = foldIn(key(seed), cast(step, "i32"));
     return { rate, key: foldIn(ofStep, cast(index, "i32")) };
+  };
+  const gradients = (state: TrainState, batch: Batch, index: Tensor) => {
+    const [[loss, parts], grads] = differentiate(state.params, batch, dropoutAt(state, index));
+    const { tokens, ...losses } = parts;
+    return { metrics: { loss, ...losses }, grads: grads as unknown as ModelParams, tokens };
   };
 
   const whole = compile(
@@ -166,9 +166,8 @@ function updated(state: TrainState, { grads, metrics }: Sums, rates: Tensor, o: 
   const [learningRate, biasSpeed] = scalars(rates) as [Tensor, Tensor];
   const clipped = clipByGlobalNorm(grads, o.clip);
   const step = add(state.step, 1);
-  const moved = adamw(
-    ...([state.params, clipped.grads, state.moments, { step, learningRate }, o.optimizer] as const),
-  );
+  const rate = { step, learningRate };
+  const moved = adamw(state.params, clipped.grads, state.moments, rate, o.optimizer);
   const params = balanced(state.params, moved.params, metrics.loads, biasSpeed);
   const next: TrainState = { params, moments: moved.moments, step };
   if (state.ema && o.emaDecay !== undefined) {
