@@ -50,9 +50,9 @@ test("Anthropic's client converses, streams, calls tools, counts tokens and know
   expect(count.input_tokens).toBe(
     whole.usage.input_tokens + (whole.usage.cache_read_input_tokens ?? 0),
   );
-  await expect(client.messages.create({ ...base, model: "x" })).rejects.toThrow(
-    Anthropic.NotFoundError,
-  );
+  const wrong = client.messages.create({ ...base, model: "x" });
+  await expect(wrong).rejects.toThrow(Anthropic.NotFoundError);
+  await expect(wrong).rejects.toMatchObject({ requestID: expect.stringMatching(/^[\da-f-]{36}$/) });
 });
 
 test.each(["deepseek", "openai-compatible"])("the AI SDK's %s provider", async (name) => {
@@ -76,6 +76,14 @@ test.each(["deepseek", "openai-compatible"])("the AI SDK's %s provider", async (
     { toolName: "weather", input: city },
   ]);
   expect(await streamText(asked).toolCalls).toMatchObject([{ toolName: "weather", input: city }]);
+});
+
+test("the AI SDK's deepseek provider knows DeepSeek's errors, at its own base URL", async () => {
+  const deepseek = createDeepSeek({ baseURL: await serveTiny(), apiKey: "secret" });
+  const ask = (name: string) =>
+    generateText({ model: deepseek(name), prompt: "some", maxOutputTokens: 2, maxRetries: 0 });
+  expect((await ask("tiny")).usage.outputTokens).toBe(2);
+  await expect(ask("other")).rejects.toThrow(/^Model Not Exist$/);
 });
 
 test("the AI SDK's embeddings", async () => {

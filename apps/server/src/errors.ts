@@ -2,6 +2,7 @@
 import { QueueFullError, RequestError } from "@dsv3/serve";
 import type { Context } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
+import type { Recorded } from "./record.ts";
 
 export class ApiError extends Error {
   readonly status: ContentfulStatusCode;
@@ -76,13 +77,18 @@ const TYPES: Readonly<Record<number, string>> = {
   503: "overloaded_error",
 };
 
-export function errorBody(c: Context, error: ApiError): { type?: string; error: object } {
+export function errorBody(
+  c: Context<Recorded>,
+  error: ApiError,
+): { type?: string; error: object; request_id?: string } {
   const { message, type, param, code, status } = error;
   switch (dialectOf(c.req.path)) {
     case "openai":
       return { error: { message, type, param, code } };
-    case "anthropic":
-      return { type: "error", error: { type: TYPES[status] ?? "api_error", message } };
+    case "anthropic": {
+      const request_id = c.get("record").requestId;
+      return { type: "error", error: { type: TYPES[status] ?? "api_error", message }, request_id };
+    }
     case "deepseek": {
       const told = code === "model_not_found" ? "Model Not Exist" : message;
       return { error: { message: told, type, param: null, code: "invalid_request_error" } };
@@ -91,14 +97,14 @@ export function errorBody(c: Context, error: ApiError): { type?: string; error: 
 }
 
 /** DeepSeek has 400 for models that it does not have, and 422 for values that do not fit. */
-function statusOf(c: Context, { status, code }: ApiError): ContentfulStatusCode {
+function statusOf(c: Context<Recorded>, { status, code }: ApiError): ContentfulStatusCode {
   if (dialectOf(c.req.path) !== "deepseek") return status;
   if (code === "model_not_found") return 400;
   return code === "invalid_value" ? 422 : status;
 }
 
 /** The answer to a request that failed before anything of it was answered. */
-export function errorResponse(c: Context, error: ApiError): Response {
+export function errorResponse(c: Context<Recorded>, error: ApiError): Response {
   if (error.status === 429 || error.status === 503) c.header("retry-after", "1");
   return c.json(errorBody(c, error), statusOf(c, error));
 }

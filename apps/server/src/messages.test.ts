@@ -147,5 +147,6 @@ test.each<[string, object, number, string]>([
   expect(await json(response)).toEqual({
     type: "error",
     error: { type, message: expect.any(String) },
+    request_id: response.headers.get("request-id"),
   });
 });

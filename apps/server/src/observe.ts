@@ -1,6 +1,7 @@
 /** What is told of requests while the server runs: a line in the log, a span in a trace. No words of theirs. */
 import type { Tracer } from "@opentelemetry/api";
 import type { MiddlewareHandler } from "hono";
+import { dialectOf } from "./errors.ts";
 import { type Recorded, RequestRecord } from "./record.ts";
 import { beginSpan } from "./span.ts";
 
@@ -27,6 +28,7 @@ export function observe(
     const requestId = given && /^[\w.-]{1,128}$/.test(given) ? given : crypto.randomUUID();
     const record = new RequestRecord(requestId);
     c.header("x-request-id", requestId);
+    if (dialectOf(c.req.path) === "anthropic") c.header("request-id", requestId);
     c.set("record", record);
     const span = tracer && beginSpan(tracer, c);
     await next();
