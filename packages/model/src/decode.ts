@@ -6,7 +6,7 @@
  *   B sequences, T new tokens each, D hidden, V vocabulary
  */
 import { type CacheStep, cacheStep, latentCache, mlaCached } from "@dsv3/mla";
-import { rmsNorm, sliceAxis, type Tensor } from "@dsv3/tensor";
+import { ge, rmsNorm, sliceAxis, type Tensor } from "@dsv3/tensor";
 import type { ModelConfig } from "./config.ts";
 import { type Attend, type ComputeDtype, decoderLayer, embed, head, mtpInput } from "./model.ts";
 import type { LayerParams, ModelParams } from "./params.ts";
@@ -101,7 +101,7 @@ function cachedLayer(
     updated = result.cache;
     return result.output;
   };
-  const { output } = decoderLayer(p, x, attend, c);
+  const { output } = decoderLayer(p, x, attend, c, { real: ge(step.positions, 0) });
   return { output, cache: updated };
 }
 

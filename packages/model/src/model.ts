@@ -135,7 +135,7 @@ function causalLayer(
   dropout?: Dropout,
 ): { output: Tensor; routing: LayerRouting | null } {
   const attend: Attend = (p, x) => mla(p, x, rope, c, { segments });
-  const { output, routed } = decoderLayer(p, x, attend, c, fp8, dropout);
+  const { output, routed } = decoderLayer(p, x, attend, c, { fp8, dropout });
   if (routed === null) return { output, routing: null };
   const scores = reshape(routed.routing.scores, [...x.shape.slice(0, 2), c.nRoutedExperts]);
   return { output, routing: { scores, load: routed.load } };
@@ -146,20 +146,26 @@ export function embed(params: ModelParams, ids: Tensor, dtype: ComputeDtype = "f
   return cast(take(params.embedTokens, ids), dtype);
 }
 
+interface LayerOptions {
+  readonly fp8?: boolean;
+  readonly dropout?: Dropout | undefined;
+  /** bool [B, T]: false where there is padding, which experts skip. */
+  readonly real?: Tensor;
+}
+
 /** One transformer block: x [B, T, D] → [B, T, D] in x's dtype, and what the router did. */
 export function decoderLayer(
   params: LayerParams,
   x: Tensor,
   attend: Attend,
   c: ModelConfig,
-  fp8 = false,
-  dropout?: Dropout,
+  { fp8 = false, dropout, real }: LayerOptions,
 ): { output: Tensor; routed: MoeResult | null } {
   const p = inDtype(params, x, fp8);
   const attended = attend(p.selfAttn, rmsNorm(x, p.inputLayernorm, c.rmsNormEps));
   const u = add(x, dropped(attended, dropout, 0));
   const z = rmsNorm(u, p.postAttentionLayernorm, c.rmsNormEps);
-  const routed = "experts" in p.mlp ? moe(p.mlp, z, c) : null;
+  const routed = "experts" in p.mlp ? moe(p.mlp, z, c, real) : null;
   const added = routed ? routed.output : mlp(p.mlp as MlpParams, z);
   return { output: add(u, dropped(added, dropout, 1)), routed };
 }

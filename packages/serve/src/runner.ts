@@ -1,6 +1,6 @@
 /**
  * The model over the paged latent cache, as a few compiled programs: one for each number of tokens
- * of a chunk, one for each number of sequences in a batch, all powers of two.
+ * of a chunk, one for each number of sequences in a batch: powers of two from the least one on.
  *
  * Rows of a product may be added up in another order when there are few of them. So that a token's
  * logits do not depend, to the last bit, on what is computed beside it, no program has fewer than
@@ -176,7 +176,10 @@ export class Runner {
   async decode(sequences: readonly Sequence[]): Promise<Progress[]> {
     const { batchInvariant, speculate } = this.#options;
     const width = speculate ? 2 : 1;
-    const batch = Math.max(batchInvariant ? LEAST_ROWS / width : 1, powerOfTwo(sequences.length));
+    const batch = Math.max(
+      batchInvariant ? Math.ceil(LEAST_ROWS / width) : 1,
+      powerOfTwo(sequences.length),
+    );
     const rows = sequences.map((sequence): Row => {
       const more = sequence.draft === null ? [] : [sequence.draft];
       return { sequence, more, end: sequence.tokens.length + more.length };
