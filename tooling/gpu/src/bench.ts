@@ -59,6 +59,8 @@ const MODEL: ModelConfig = {
 };
 const PROMPT = 128;
 const STEPS = 10;
+/** Of decoding; the best counts. */
+const ROUNDS = 4;
 
 type Row = readonly [what: string, figure: string];
 
@@ -144,11 +146,17 @@ async function decode(config: ModelConfig, batch: number, tokens: number): Promi
   for (let i = 0; i < 4; i++) next();
   await ids.data();
   const ready = (performance.now() - began) / 1000;
-  const start = performance.now();
-  for (let i = 5; i < tokens; i++) next();
-  const enqueued = performance.now() - start;
-  await ids.data();
-  const ms = (performance.now() - start) / (tokens - 5);
+  // The first round also brings the clocks up.
+  let [ms, enqueued] = [Infinity, Infinity];
+  for (let round = 0; round < ROUNDS; round++) {
+    lengths.dispose();
+    lengths = tensor(new Int32Array(batch).fill(PROMPT + 5), { dtype: "i32" });
+    const start = performance.now();
+    for (let i = 5; i < tokens; i++) next();
+    enqueued = Math.min(enqueued, performance.now() - start);
+    await ids.data();
+    ms = Math.min(ms, (performance.now() - start) / (tokens - 5));
+  }
   await printSteps("decode", async () => next());
   disposeTree([params, ids, caches, lengths]);
   run.dispose();

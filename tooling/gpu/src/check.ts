@@ -1,14 +1,27 @@
 /**
- * Whether the GPU of this machine computes what it should: the conformance suite, and the model
- * beside transformers' values. Needs Node and the sources alone, as `pack.ts` packs them.
+ * Whether the GPU of this machine computes what it should: the conformance suite, a case for each way
+ * that kernels are lowered, and the model beside transformers' values. Needs Node and the sources alone, as `pack.ts` packs them.
  */
 import { cudaBackend } from "@dsv3/backend-cuda";
-import { conformance } from "@dsv3/tensor/testing";
+import { conformance, referenceBackend } from "@dsv3/tensor/testing";
+import {
+  PATH_CASES,
+  runPathCase,
+  worstError,
+} from "../../../packages/backend-cuda/src/testing/cases.ts";
 import { parity } from "./parity.ts";
 import { runSuite } from "./suite.ts";
 
 const start = performance.now();
-const { passed, failures } = await runSuite((runner) => conformance(runner, () => cudaBackend()));
+const suite = await runSuite((runner) => conformance(runner, () => cudaBackend()));
+const failures = [...suite.failures];
+const [cuda, reference] = [await cudaBackend(), referenceBackend()];
+for (const c of PATH_CASES) {
+  const error = worstError(runPathCase(cuda, c), runPathCase(reference, c));
+  const bound = c.tolerance ?? 3e-6;
+  if (!(error <= bound)) failures.push([`path: ${c.name}`, `error ${error} of ${bound}`]);
+}
+cuda.dispose();
 const rows = await parity(await cudaBackend());
 for (const [name, message] of failures) console.log(`FAILED ${name}\n  ${message}`);
 for (const { name, error, bound, fine } of rows) {
@@ -17,6 +30,6 @@ for (const { name, error, bound, fine } of rows) {
 const wrong = rows.filter((r) => !r.fine).length;
 const seconds = ((performance.now() - start) / 1000).toFixed(0);
 console.log(
-  `conformance: ${passed} passed, ${failures.length} failed; parity: ${rows.length - wrong} of ${rows.length} within bounds; ${seconds} s`,
+  `conformance: ${suite.passed} passed, and ${PATH_CASES.length} ways of lowering; ${failures.length} failed; parity: ${rows.length - wrong} of ${rows.length} within bounds; ${seconds} s`,
 );
 process.exit(failures.length + wrong > 0 ? 1 : 0);

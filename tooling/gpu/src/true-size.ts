@@ -17,7 +17,7 @@ import {
   ropeTables,
 } from "@dsv3/mla";
 import { type ModelConfig, preset } from "@dsv3/model";
-import { type MoeParams, moe, moeParamShapes } from "@dsv3/moe";
+import { type MlpParams, type MoeParams, mlp, moe, moeParamShapes } from "@dsv3/moe";
 import {
   broadcastTo,
   cast,
@@ -162,6 +162,47 @@ async function experts(
   return ms;
 }
 
+/**
+ * What one of several GPUs does of the mixture when each has its share of the experts and brings
+ * `batch` tokens: as many pairs of token and expert as on one GPU, but of that share alone; and the
+ * shared expert for its own tokens.
+ */
+async function share(weights: Weights<MoeParams>, batch: number, gpus: number): Promise<number> {
+  const E = CONFIG.nRoutedExperts / gpus;
+  const config = { ...CONFIG, nRoutedExperts: E, numExpertsPerTok: 1, nGroup: 1, topkGroup: 1 };
+  const first = (t: Tensor) => sliceAxis(t, 0, 0, E);
+  const routed = compile(
+    (w: Weights<MoeParams>, x: Tensor) => {
+      const experts = Object.entries(w.experts).map(([name, { values, scale }]) => [
+        name,
+        { values: first(values), scale: first(scale) },
+      ]);
+      const part = {
+        gate: first(w.gate as Tensor),
+        eScoreCorrectionBias: first(w.eScoreCorrectionBias as unknown as Tensor),
+        experts: Object.fromEntries(experts),
+        sharedExperts: null,
+      } as Weights<MoeParams>;
+      return probe(moe(expanded<MoeParams>(part), x, config).output);
+    },
+    { name: "share" },
+  );
+  const shared = compile(
+    (w: Weights<MlpParams>, x: Tensor) => probe(mlp(expanded<MlpParams>(w), x)),
+    { name: "shared" },
+  );
+  const pairs = activations(batch * CONFIG.numExpertsPerTok, 1);
+  const tokens = activations(batch, 1);
+  const own = weights.sharedExperts as Weights<MlpParams>;
+  const ms =
+    (await time("share", () => routed(weights, pairs))) +
+    (await time("shared", () => shared(own, tokens)));
+  disposeTree([pairs, tokens]);
+  routed.dispose();
+  shared.dispose();
+  return ms;
+}
+
 async function prefill(
   attention: Weights<MlaParams>,
   mixture: Weights<MoeParams>,
@@ -264,6 +305,24 @@ for (const { what, tokens, mla, moe } of table) {
       rate(tokens, both * LAYERS).padStart(9),
     ].join(" "),
   );
+}
+// Tokens travel to the experts' GPUs in FP8 and back in bf16, over NVLink at 450 GB/s each way.
+const NVLINK = 450e9;
+console.log(
+  "\ndecoding on several GPUs, a share of the experts on each (as computed from a layer's parts)",
+);
+console.log("GPUs  tokens each  MLA ms  experts ms  links ms  tokens/s of a GPU  of 8");
+for (const gpus of [8, 16]) {
+  for (const batch of [32, 128]) {
+    const mla = (table.find((t) => t.what.startsWith(`decoding, ${batch} `)) as Timed).mla;
+    const moe = await share(mixture, batch, gpus);
+    const pairs = batch * CONFIG.numExpertsPerTok * (1 - 1 / gpus);
+    const links = ((pairs * CONFIG.hiddenSize * 3) / NVLINK) * 1000;
+    const each = (batch * 1000) / (LAYERS * (mla + moe + links));
+    console.log(
+      `${String(gpus).padStart(4)} ${String(batch).padStart(12)} ${mla.toFixed(3).padStart(7)} ${moe.toFixed(3).padStart(11)} ${links.toFixed(3).padStart(9)} ${each.toFixed(0).padStart(18)} ${(each * 8).toFixed(0).padStart(5)}`,
+    );
+  }
 }
 const peak = (getBackend().memory().peakBytes / 2 ** 30).toFixed(1);
 console.log(`memory at its peak ${peak} GiB`);

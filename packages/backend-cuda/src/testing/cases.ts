@@ -16,6 +16,8 @@ import {
   matmul,
   mul,
   permute,
+  quantizeFp8,
+  reshape,
   rmsNorm,
   scatter,
   scope,
@@ -140,7 +142,7 @@ export const PATH_CASES: readonly PathCase[] = [
     args: [x(20_000, 8), ids(20_000, 3000), x(3000, 8)],
     fn: (b, i, u) => [scatter(b, i, u, "add"), scatter(b, i, u, "set")],
   },
-  ...[1, 3, 8].flatMap((m) =>
+  ...[1, 3, 8, 24].flatMap((m) =>
     (["f32", "bf16", "i8", "f8e4m3"] as const).map(
       (dtype): PathCase => ({
         name: `${m} rows times ${dtype} weights`,
@@ -169,6 +171,34 @@ export const PATH_CASES: readonly PathCase[] = [
         bScale: { scale: exp(sw), block: [128, 128] },
       }),
     tolerance: 1e-2,
+  },
+  {
+    name: "fp8 whose operands lie across the contraction",
+    args: [of("f8e4m3", 128, 144), of("f8e4m3", 128, 80), x(1, 144), x(1, 1)],
+    fn: (a, w, sa, sw) =>
+      matmul(a, w, {
+        transposeA: true,
+        aScale: { scale: exp(sa), block: [128, 1] },
+        bScale: { scale: exp(sw), block: [128, 128] },
+      }),
+    tolerance: 1e-2,
+  },
+  {
+    name: "quantised rows of a norm",
+    args: [of("bf16", 40, 384), x(384)],
+    fn: (a, w) => {
+      const { values, scale } = quantizeFp8(rmsNorm(a, w, 1e-6), [1, 128]);
+      return [cast(values, "f32"), scale];
+    },
+  },
+  {
+    name: "sums of looked-up rows",
+    args: [of("bf16", 120, 64), ids(120, 120), x(20, 6)],
+    fn: (y, i, w) => {
+      const rows = cast(reshape(take(y, i), [20, 6, 64]), "f32");
+      return cast(sum(mul(rows, reshape(w, [20, 6, 1])), 1), "bf16");
+    },
+    tolerance: 5e-3,
   },
   {
     name: "weights' gradient from an f32 loss",

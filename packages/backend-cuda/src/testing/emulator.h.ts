@@ -33,6 +33,15 @@ struct alignas(64) TensorMap { u64 opaque[16]; };
 #define FULL 0xffffffffu
 #define INF __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fc00000)
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned pick) {
+  const unsigned char* bytes[2] = {(const unsigned char*)&a, (const unsigned char*)&b};
+  unsigned out = 0;
+  for (int i = 0; i < 4; i++) {
+    const unsigned at = pick >> (4 * i) & 7;
+    out |= (unsigned)bytes[at / 4][at % 4] << (8 * i);
+  }
+  return out;
+}
 template <class T, class F> static inline T emu_bits(F x) { T r; memcpy(&r, &x, 4); return r; }
 static inline f32 __int_as_float(i32 x) { return emu_bits<f32>(x); }
 static inline f32 __uint_as_float(u32 x) { return emu_bits<f32>(x); }

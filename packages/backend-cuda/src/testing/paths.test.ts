@@ -22,6 +22,9 @@ const QUICK = new Set([
   "scatter of few",
   "1 rows times bf16 weights",
   "3 rows times f8e4m3 weights",
+  "fp8 whose operands lie across the contraction",
+  "quantised rows of a norm",
+  "sums of looked-up rows",
   "batches that share weights",
   "weights' gradient from an f32 loss",
 ]);
