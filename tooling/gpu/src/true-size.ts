@@ -173,10 +173,9 @@ async function share(weights: Weights<MoeParams>, batch: number, gpus: number): 
   const first = (t: Tensor) => sliceAxis(t, 0, 0, E);
   const routed = compile(
     (w: Weights<MoeParams>, x: Tensor) => {
-      const experts = Object.entries(w.experts).map(([name, { values, scale }]) => [
-        name,
-        { values: first(values), scale: first(scale) },
-      ]);
+      const experts = Object.entries(w.experts as Record<string, Stored>).map(
+        ([name, { values, scale }]) => [name, { values: first(values), scale: first(scale) }],
+      );
       const part = {
         gate: first(w.gate as Tensor),
         eScoreCorrectionBias: first(w.eScoreCorrectionBias as unknown as Tensor),
