@@ -1,5 +1,6 @@
 import { resolve } from "node:path";
 import {
+  DataError,
   type FileCounts,
   openShards,
   type PrepareProgress,
@@ -92,6 +93,9 @@ export const prepare: Command = defineCommand({
       ...(args.skipBad ? { onProblem } : {}),
       onProgress: (progress) => view.update(progress),
       onDownload: (progress) => view.download(progress),
+    }).catch((error) => {
+      if (!(error instanceof DataError)) throw error;
+      throw new Error(`${error.message} (--skip-bad goes on without it)`);
     });
     view.finish();
     if (args.json) printJson(io.stdout, manifest);

@@ -157,12 +157,18 @@ describe("prepareShards", () => {
 
   it("notices texts that changed in the meantime", async () => {
     const changing = await put("changing.jsonl", first);
-    const stop = new AbortController();
     const extra = { sources: [{ paths: [changing], weight: 1 }] };
     const out = join(folder, "changed");
+    const stop = new AbortController();
     stop.abort();
     const stopped = prepareShards(out, options({ ...extra, signal: stop.signal }));
     await expect(stopped).rejects.toThrow("aborted");
+    // Nothing was made of them yet.
+    await appendFile(changing, '\n{"text":"more"}');
+    const onProgress = ({ documents }: { documents: number }) => {
+      if (documents > 0) throw new Error("stopped here");
+    };
+    await expect(prepareShards(out, options({ ...extra, onProgress }))).rejects.toThrow("here");
     await appendFile(changing, '\n{"text":"more"}');
     await expect(prepareShards(out, options(extra))).rejects.toThrow("texts have changed since");
   });

@@ -87,7 +87,6 @@ export async function prepareShards(
     tokenizer: hash("sha256", serialize(tokenizer.data)),
     ...{ ...settings, tokenBytes, maxBytes: options.maxBytes ?? null },
     duplicates: duplicates ? (duplicates.near ?? "default") : "kept",
-    passOver: options.onProblem !== undefined,
   };
   const work = await Unfinished.open(resolve(folder), plan);
   await using pool = new EncoderPool(tokenizer, {

@@ -34,16 +34,13 @@ export class Unfinished {
     const folder = `${final}.unfinished`;
     await mkdir(folder, { recursive: true });
     const text = await readFile(join(folder, STATE), "utf8").catch(() => undefined);
-    if (text === undefined) {
-      const work = new Unfinished(
-        final,
-        plan,
-        plan.sources.map(() => []),
-      );
-      await work.save();
-      return work;
+    const state = text && (JSON.parse(text) as { plan: object; shards: ShardEntry[][] });
+    if (!state || state.shards.flat().length === 0) {
+      const none = plan.sources.map(() => []);
+      const unfinished = new Unfinished(final, plan, none);
+      await unfinished.save();
+      return unfinished;
     }
-    const state = JSON.parse(text) as { plan: object; shards: ShardEntry[][] };
     if (!isDeepStrictEqual(state.plan, JSON.parse(JSON.stringify(plan)))) {
       throw new Error(
         `${folder} was begun with other options, or its texts have changed since; delete it to begin anew`,
