@@ -3,7 +3,7 @@
  * far may have led to, each with the calls that it has to return from. States are made when they are
  * first reached and then kept, so that reading a byte is soon a table look-up.
  */
-import { GrammarError, type Network } from "./network.ts";
+import { GrammarError, type Network, type Rule } from "./network.ts";
 
 /** Nodes to return to, innermost first; equal stacks are one object. */
 interface Stack {
@@ -56,6 +56,13 @@ export class Automaton {
     this.#distances = distances(net);
     if (this.#distances[net.rules[root]!.start] === Number.POSITIVE_INFINITY) {
       throw new GrammarError("no text fits the grammar: everything it asks for asks for more");
+    }
+    const recursive = leftRecursive(net, this.#distances);
+    if (recursive) {
+      const name = recursive.name === undefined ? "a part of it" : `the rule "${recursive.name}"`;
+      throw new GrammarError(
+        `the grammar never begins: ${name} may begin with itself (left recursion); let it read something first`,
+      );
     }
     const start = this.#state([{ node: net.rules[root]!.start, stack: null }]);
     if (start === null) throw new GrammarError(`the grammar may begin in over ${MAX_PLACES} ways`);
@@ -160,4 +167,32 @@ function distances(net: Network): number[] {
     queue.push(...before[node]!);
   }
   return found;
+}
+
+/** A rule that may call itself, or be called by one that it calls, before a byte is read. */
+function leftRecursive(net: Network, distances: readonly number[]): Rule | null {
+  /** Rules that one may call before it reads. */
+  const first = net.rules.map(({ start }) => {
+    const called = new Set<number>();
+    const seen = new Set([start]);
+    for (const node of seen) {
+      for (const edge of net.edges[node]!) {
+        if (edge.kind === "empty") seen.add(edge.to);
+        if (edge.kind !== "call") continue;
+        called.add(edge.rule);
+        if (distances[net.rules[edge.rule]!.start] === 0) seen.add(edge.to);
+      }
+    }
+    return called;
+  });
+  // What begins with no rule that may go round cannot either, until only those that do are left.
+  const open = new Set(first.keys());
+  for (let before = -1; before !== open.size; ) {
+    before = open.size;
+    for (const rule of open) if (![...first[rule]!].some((r) => open.has(r))) open.delete(rule);
+  }
+  // One of the circle itself: whatever is open leads into it.
+  let [rule] = open;
+  for (const _ of open) rule = [...first[rule!]!].find((r) => open.has(r));
+  return rule === undefined ? null : net.rules[rule]!;
 }

@@ -4,6 +4,7 @@
  */
 import type { Tokenizer } from "@dsv3/tokenizer";
 import { Automaton, type State } from "./automaton.ts";
+import { ebnf } from "./ebnf.ts";
 import { jsonObject, jsonSchema } from "./json-schema.ts";
 import { GrammarError, Network, type Piece } from "./network.ts";
 import { regex } from "./regex.ts";
@@ -16,6 +17,8 @@ export type Format =
   | { readonly type: "schema"; readonly schema: unknown }
   /** A text that a regular expression matches from its start to its end. */
   | { readonly type: "regex"; readonly pattern: string }
+  /** A text of the rule `root` of a grammar in EBNF, as llama.cpp and xgrammar write it. */
+  | { readonly type: "ebnf"; readonly grammar: string }
   /** One of some texts. */
   | { readonly type: "choice"; readonly choices: readonly string[] }
   /** A call of one of some functions, as DeepSeek-V3 writes it behind `function<｜tool▁sep｜>`. */
@@ -40,6 +43,9 @@ export function automatonOf(format: Format): Automaton {
       break;
     case "regex":
       define(regex(net, format.pattern));
+      break;
+    case "ebnf":
+      define(ebnf(net, format.grammar));
       break;
     case "choice":
       if (format.choices.length === 0) throw new GrammarError("there is nothing to choose from");

@@ -12,6 +12,8 @@ export type Edge =
 export interface Rule {
   readonly start: number;
   readonly end: number;
+  /** What whoever wrote the grammar calls it. */
+  readonly name: string | undefined;
 }
 
 /** Part of a network, from one node to another; it adds no edge into the first or out of the second. */
@@ -37,8 +39,8 @@ export class Network {
   }
 
   /** A new rule, and a function that says what it reads: it may call itself. */
-  rule(): { id: number; define(piece: Piece): void } {
-    const rule = { start: this.node(), end: this.node() };
+  rule(name?: string): { id: number; define(piece: Piece): void } {
+    const rule = { start: this.node(), end: this.node(), name };
     const id = this.rules.push(rule) - 1;
     return { id, define: (piece) => piece(rule.start, rule.end) };
   }
