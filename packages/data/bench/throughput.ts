@@ -58,11 +58,12 @@ const stages: Record<string, () => unknown> = {
     batches(encodeCorpus(read, tokenizer, { fimRate: 0.1 }));
   },
   "files to batches, over shards": async () => {
-    await prepared("plain", {});
+    await prepared("plain", { threads: 1 });
     const shards = await openShards(join(folder, "plain"));
     for (const { corpus } of shards.sources) batches(corpus);
     shards.close();
   },
+  "files to shards, all cores": () => prepared("cores", {}),
   "the same without duplicates": () => prepared("dedupe", { duplicates: { near: 0.8 } }),
   "duplicates alone": () => {
     const seen = new Deduplicator();

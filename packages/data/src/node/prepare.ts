@@ -37,7 +37,7 @@ export interface PrepareOptions extends Omit<ReadOptions, "onRead"> {
   readonly duplicates?: DeduplicatorOptions;
   /** Tokens after which a shard ends, with its document; 2²⁵ unless told. */
   readonly shardTokens?: number;
-  /** Threads that encode; one for every core unless told. */
+  /** Threads that encode, one for every core unless told; 1 is the caller's own. */
   readonly threads?: number;
   readonly onProgress?: (progress: PrepareProgress) => void;
 }
@@ -89,14 +89,12 @@ export async function prepareShards(
     duplicates: duplicates ? (duplicates.near ?? "default") : "kept",
   };
   const work = await Unfinished.open(resolve(folder), plan);
-  await using pool = new EncoderPool(tokenizer, {
-    threads: options.threads ?? availableParallelism(),
-  });
+  await using encoder = encoderOf(tokenizer, options.threads ?? availableParallelism());
   const seen = duplicates && new Deduplicator(duplicates);
   const reading = { read: 0, size: inputs.flat().reduce((sum, { size }) => sum + size, 0) };
   const sources: ShardedSource[] = [];
   for (const [s, { paths, weight }] of options.sources.entries()) {
-    const context = { options, settings, pool, seen, work, reading };
+    const context = { options, settings, encoder, seen, work, reading };
     sources.push({ paths, weight, ...(await prepareSource(s, inputs[s] as InputFile[], context)) });
   }
   const { vocabSize } = tokenizer;
@@ -107,10 +105,22 @@ export async function prepareShards(
 
 type Settings = Required<Pick<PrepareOptions, "fimRate" | "seed" | "shardTokens">>;
 
+type Encoder = Pick<EncoderPool, "threads" | "encodeBatch" | typeof Symbol.asyncDispose>;
+
+/** One thread is the caller's: a pool of one would copy every text and all ids for nothing. */
+function encoderOf(tokenizer: Tokenizer, threads: number): Encoder {
+  if (threads > 1) return new EncoderPool(tokenizer, { threads });
+  return {
+    threads: 1,
+    encodeBatch: async (texts) => tokenizer.encodeBatch(texts),
+    [Symbol.asyncDispose]: async () => {},
+  };
+}
+
 interface Context {
   readonly options: PrepareOptions;
   readonly settings: Settings;
-  readonly pool: EncoderPool;
+  readonly encoder: Encoder;
   readonly seen: Deduplicator | undefined;
   readonly work: Unfinished;
   /** Stored bytes, for the progress. */
@@ -123,7 +133,7 @@ type Pieces = readonly string[];
 async function prepareSource(
   s: number,
   files: readonly InputFile[],
-  { options, settings, pool, seen, work, reading }: Context,
+  { options, settings, encoder, seen, work, reading }: Context,
 ): Promise<Omit<ShardedSource, "paths" | "weight">> {
   const { tokenizer } = options;
   const { fimRate, seed, shardTokens } = settings;
@@ -158,7 +168,7 @@ async function prepareSource(
   const encode = async () => {
     await encoding;
     const full = batch;
-    encoding = store(full, pool.encodeBatch(full.flat()));
+    encoding = store(full, encoder.encodeBatch(full.flat()));
     encoding.catch(() => {}); // it is awaited before the next batch, or at the end
     batch = [];
     length = 0;
@@ -187,7 +197,7 @@ async function prepareSource(
       if (number < done) continue; // its shard is there already
       batch.push(fim ? cutInThree(text, random) : [text]);
       length += text.length;
-      if (length >= BATCH_LENGTH * pool.threads) await encode();
+      if (length >= BATCH_LENGTH * encoder.threads) await encode();
     }
     reading.read = before + file.size;
     counts.push({ file: file.name, ...of });
