@@ -1,5 +1,5 @@
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import type { TokenizerConfig } from "./special.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
@@ -26,20 +26,38 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
  * Writes tokenizer.json and tokenizer_config.json, which transformers' `AutoTokenizer` loads, into a
  * folder; makes the folder where there is none. A file is whole or is not there: each is written
  * under another name first.
+ * @throws with the folder and what is in the way; a folder that was made is removed again
  */
 export async function saveTokenizer(tokenizer: Tokenizer, folder: string): Promise<void> {
   const files = [
     [TOKENIZER, JSON.stringify(tokenizer.toJSON(), null, 1)],
     [CONFIG, JSON.stringify(tokenizer.config, null, 2)],
   ] as const;
-  await mkdir(folder, { recursive: true });
   const partial = (name: string) => join(folder, `.${name}.partial-${process.pid}`);
+  let made: string | undefined;
   try {
-    for (const [name, text] of files) await writeFile(partial(name), `${text}\n`);
-    for (const [name] of files) await rename(partial(name), join(folder, name));
-  } finally {
-    for (const [name] of files) await rm(partial(name), { force: true });
+    made = await mkdir(folder, { recursive: true });
+    try {
+      for (const [name, text] of files) await writeFile(partial(name), `${text}\n`);
+      for (const [name] of files) await rename(partial(name), join(folder, name));
+    } finally {
+      for (const [name] of files) await rm(partial(name), { force: true });
+    }
+  } catch (cause) {
+    if (made !== undefined) await removeEmpty(resolve(folder), resolve(made));
+    throw new Error(`cannot write the tokenizer to ${folder}: ${(cause as Error).message}`, {
+      cause,
+    });
   }
+}
+
+/** Removes folders that are empty, from `folder` up to `top`. */
+async function removeEmpty(folder: string, top: string): Promise<void> {
+  const removed = await rmdir(folder).then(
+    () => true,
+    () => false,
+  );
+  if (removed && folder !== top) await removeEmpty(dirname(folder), top);
 }
 
 async function readConfig(path: string): Promise<TokenizerConfig | undefined> {

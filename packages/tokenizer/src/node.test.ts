@@ -54,6 +54,24 @@ describe("folders", () => {
     }
   });
 
+  test("a folder that cannot be made or filled is named, and not left behind", async () => {
+    const file = join(scratch, "file");
+    await writeFile(file, "");
+    await expect(saveTokenizer(tokenizer, join(file, "deep"))).rejects.toThrow(
+      /cannot write the tokenizer to .*deep/,
+    );
+    const made = join(scratch, "made");
+    // No name is that long.
+    const pid = Object.getOwnPropertyDescriptor(process, "pid")!;
+    Object.defineProperty(process, "pid", { value: "9".repeat(300), configurable: true });
+    try {
+      await expect(saveTokenizer(tokenizer, join(made, "deep"))).rejects.toThrow(/ENAMETOOLONG/);
+    } finally {
+      Object.defineProperty(process, "pid", pid);
+    }
+    expect(await readdir(scratch)).not.toContain("made");
+  });
+
   test("where a file cannot be written, no part of it stays", async () => {
     const folder = join(scratch, "blocked");
     await mkdir(join(folder, "tokenizer.json"), { recursive: true }); // a folder is in the way

@@ -3,7 +3,7 @@
  * moments and the state of everything else beside the weights. Each appears whole or not at all.
  */
 import { createHash } from "node:crypto";
-import { readdir, readFile, rm } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { loadModel, type ModelConfig, saveModel, toHuggingFaceConfig } from "@dsv3/model";
 import {
@@ -96,6 +96,7 @@ export async function saveTraining(
 /** A run has one writer at a time, so whatever is not finished never will be. */
 async function removeUnfinished(run: string): Promise<void> {
   const folder = join(run, "checkpoints");
+  await mkdir(folder, { recursive: true });
   for (const name of await readdir(folder)) {
     if (UNFINISHED.test(name)) await rm(join(folder, name), { recursive: true, force: true });
   }
@@ -120,7 +121,7 @@ export async function loadTraining(
 }
 
 async function loadOne(folder: string) {
-  const { sha256, ...file } = JSON.parse(await readFile(join(folder, STATE), "utf8")) as StateFile;
+  const { sha256, ...file } = await readState(join(folder, STATE));
   const bytes = await readFile(join(folder, MOMENTS));
   const { config, params } = await loadModel(folder);
   if ((await hashOf(config, file, params, bytes)) !== sha256) {
@@ -149,6 +150,15 @@ async function loadOne(folder: string) {
     ...(ema ? { ema } : {}),
   };
   return { config, state, progress: file.progress };
+}
+
+async function readState(file: string): Promise<StateFile> {
+  const text = await readFile(file, "utf8");
+  try {
+    return JSON.parse(text) as StateFile;
+  } catch (cause) {
+    throw new Error(`${file} is damaged: it is no JSON`, { cause });
+  }
 }
 
 /** Of what {@link StateFile} says, in the form that reading gives back exactly. */

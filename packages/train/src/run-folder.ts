@@ -49,14 +49,21 @@ export async function startRun(
   const unfinished = join(dirname(path), `.${basename(path)}.new`);
   // There if a start was killed.
   await rm(unfinished, { recursive: true, force: true });
-  await mkdir(join(unfinished, "checkpoints"), { recursive: true });
-  for (const [name, bytes] of Object.entries(extraFiles)) {
-    await writeFile(join(unfinished, name), bytes, { flush: true });
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    // One by one: a recursive mkdir does not say why it failed.
+    for (const folder of [unfinished, join(unfinished, "checkpoints")]) await mkdir(folder);
+    for (const [name, bytes] of Object.entries(extraFiles)) {
+      await writeFile(join(unfinished, name), bytes, { flush: true });
+    }
+    await replaceFile(join(unfinished, "run.json"), `${JSON.stringify(record, null, 2)}\n`);
+    // Not every system renames over an empty folder.
+    await rmdir(path).catch(() => undefined);
+    await rename(unfinished, path);
+  } catch (cause) {
+    await rm(unfinished, { recursive: true, force: true }).catch(() => undefined);
+    throw new Error(`cannot make the run's folder ${dir}`, { cause });
   }
-  await replaceFile(join(unfinished, "run.json"), `${JSON.stringify(record, null, 2)}\n`);
-  // Not every system renames over an empty folder.
-  await rmdir(path).catch(() => undefined);
-  await rename(unfinished, path);
 }
 
 /** @throws Error when the run in the folder was started with anything else */

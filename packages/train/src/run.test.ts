@@ -163,6 +163,31 @@ describe("train", () => {
     expect(await readFile(join(dir, "x", "tokenizer.json"), "utf8")).toBe("{}");
   });
 
+  test("a start that fails leaves nothing, and says what it could not make", async () => {
+    const extraFiles = { "no/such.json": Buffer.from("{}") };
+    await expect(
+      train(join(dir, "x"), config, settings, counting(), { extraFiles }),
+    ).rejects.toThrow(/cannot make the run's folder .*x/);
+    expect(await readdir(dir)).toEqual([]);
+  });
+
+  test("a damaged checkpoint is named and passed over; without any, a run begins anew", async () => {
+    const run = join(dir, "x");
+    const one = { ...settings, steps: 1 };
+    disposeTree((await train(run, config, one, counting())).params);
+    await writeFile(join(run, "checkpoints", "step-1", "training-state.json"), '{"progress": ');
+    const told: string[] = [];
+    const resume = { resume: true, onWarning: (text: string) => told.push(text) };
+    disposeTree((await train(run, config, one, counting(), resume)).params);
+    expect(told).toEqual([
+      expect.stringMatching(/step-1.*training-state\.json is damaged/),
+      expect.stringContaining("starts again"),
+    ]);
+    await rm(join(run, "checkpoints"), { recursive: true });
+    disposeTree((await train(run, config, one, counting(), { resume: true })).params);
+    expect(await readdir(join(run, "checkpoints"))).toEqual(["step-1"]);
+  });
+
   test("folders in use, missing runs, other settings and senseless ones are refused", async () => {
     const run = join(dir, "x");
     await expect(train(run, config, settings, counting(), { resume: true })).rejects.toThrow(

@@ -61,9 +61,10 @@ export const generate: Command = defineCommand({
       throw new UsageError("--prompt and --ids are two ways to say the same; give one");
     }
     if (sampling.topP === 0) throw new UsageError("--top-p is 0, but must be above it");
-    const tokenizer = await loadTokenizer(model).catch((cause: Error) => {
+    const tokenizer = await loadTokenizer(model).catch((cause: NodeJS.ErrnoException) => {
       if (ids !== undefined) return undefined;
-      throw new Error(`no tokenizer in ${model} (give --ids to do without)`, { cause });
+      const what = cause.code === "ENOENT" ? "no tokenizer in" : "cannot read the tokenizer of";
+      throw new Error(`${what} ${model} (give --ids to do without)`, { cause });
     });
     const given = ids === undefined ? undefined : parseIds(ids);
     const text = given ? undefined : (prompt ?? (await readPrompt(io)));

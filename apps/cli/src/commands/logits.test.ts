@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseHeader } from "@dsv3/checkpoint";
@@ -117,11 +117,17 @@ describe("the output file", () => {
     expect((await readTensors(out)).get("logits")!.shape.slice(0, 2)).toEqual([1, 3]);
   });
 
-  it("leaves nothing behind when it cannot be put in place", async () => {
-    await mkdir(out); // a folder cannot be replaced by a file
-    const ids = await idsFile([[1]]);
-    const argv = ["--model", base, "--input-ids", ids, "--out", out, "--overwrite"];
-    expect(await logits(argv)).toMatchObject({ code: 1, out: "" });
+  it("is no folder or device, whatever was told, and nothing is left beside it", async () => {
+    const argv = ["--model", base, "--input-ids", await idsFile([[1]]), "--overwrite", "--out"];
+    const refused = { code: 1, out: "", err: expect.stringContaining("is no file, which") };
+    await mkdir(out);
+    expect(await logits([...argv, out])).toMatchObject(refused);
+    if (process.platform !== "win32") {
+      const device = join(temporary, "device");
+      await symlink("/dev/null", device);
+      expect(await logits([...argv, device])).toMatchObject(refused);
+      await rm(device);
+    }
     expect(await readdir(temporary)).toEqual(["ids.json", "logits.safetensors"]);
     expect(await readdir(out)).toEqual([]);
   });

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { lstat, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { lstat, mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { openCheckpoint, type Staging, type TensorSource, writeCheckpoint } from "@dsv3/checkpoint";
 import {
@@ -56,7 +56,7 @@ export const logits: Command = defineCommand({
   async run({ model, inputIds, out, mtp, mtpReading, overwrite, backend: choice, json }, io) {
     if (mtpReading !== undefined && !mtp) throw new UsageError("--mtp-reading needs --mtp");
     // All that can be wrong is looked at before weights are read, which may take minutes.
-    if (!overwrite) await refuseExisting(out);
+    await checkOutput(out, overwrite);
     const rows = await readRows(inputIds);
     const { config: stored } = await openCheckpoint(model);
     if (stored) checkRows(parseHuggingFaceConfig(stored), rows, inputIds);
@@ -173,12 +173,18 @@ async function* inOrder(chunks: Uint8Array[]): AsyncGenerator<Uint8Array> {
   yield* chunks;
 }
 
-async function refuseExisting(path: string): Promise<void> {
-  const there = await lstat(path).catch((error: NodeJS.ErrnoException) => {
+/** Refuses an output that exists, or that is no file and so not to be replaced by one. */
+async function checkOutput(path: string, overwrite: boolean): Promise<void> {
+  const look = overwrite ? stat : lstat;
+  const there = await look(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return undefined;
-    throw error;
+    throw new Error(`cannot write ${path}`, { cause: error });
   });
-  if (there) throw new Error(`${path} exists already; give another --out, or --overwrite`);
+  if (!there) return;
+  if (!overwrite) throw new Error(`${path} exists already; give another --out, or --overwrite`);
+  if (!there.isFile()) {
+    throw new Error(`${path} is no file, which --overwrite could replace; give another --out`);
+  }
 }
 
 /** One file in the making, under a hidden name beside its place until it is whole. */
@@ -196,7 +202,7 @@ function stageFile(path: string, overwrite: boolean): Staging {
       }
     },
     async commit() {
-      if (!overwrite) await refuseExisting(path);
+      await checkOutput(path, overwrite);
       await rename(partial, path);
     },
     discard: () => rm(partial, { force: true }),

@@ -47,6 +47,9 @@ export const train: Command = defineCommand({
         `${out} has a tokenizer.json already: name another folder, or add --overwrite`,
       );
     }
+    if (existsSync(out) && !statSync(out).isDirectory()) {
+      throw new Error(`${out} is no folder: name another --out`);
+    }
     const files = textFiles(text);
     const progress = new Progress(io.stderr, { label: "merging", total: vocabSize });
     const options = { vocabSize, minFrequency };

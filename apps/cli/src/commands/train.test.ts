@@ -159,7 +159,9 @@ describe("refuses, and writes nothing:", () => {
       ["--data", "DATA", "--out", "OUT", "--tokens", "999", "--extend", "256,200"],
     ],
     ["holds no run to resume", 1, ["--resume", "OUT"]],
-    ["leave out the rest", 2, ["--resume", "OUT", "--data", "DATA"]],
+    ["leave out the rest (--data)", 2, ["--resume", "OUT", "--data", "DATA"]],
+    ["leave out the rest (--steps)", 2, ["--resume", "OUT", "--steps", "9"]],
+    ["leave out the rest (--remat)", 2, ["--resume", "OUT", "--remat"]],
     ["maxPositionEmbeddings", 1, ["--data", "DATA", "--out", "OUT", "--length", "100000"]],
   ])("%s", async (message, code, argv) => {
     const words = argv.map((w) => (w === "OUT" ? join(dir, "none") : w === "DATA" ? data : w));

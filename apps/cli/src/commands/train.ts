@@ -16,7 +16,7 @@ import { bitsPerByte, checkpointFolder, type Evaluate, type RunRecord, readRun }
 import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
-import type { Args, Flag } from "../flags.ts";
+import { type Args, type Flag, kebab } from "../flags.ts";
 import { freeFolder } from "../free-folder.ts";
 import type { Io } from "../io.ts";
 import { trainWithProgress } from "../run-view.ts";
@@ -161,6 +161,9 @@ const flags = {
   json: { type: "boolean", help: "print what came of it as JSON" },
 } as const satisfies Record<string, Flag>;
 
+/** What may be said anew when a run goes on. */
+const BESIDE_RESUME = new Set(["resume", "backend", "json"]);
+
 type TrainArgs = Args<typeof flags, Record<never, never>>;
 
 /** Where a run of this command has its tokens from: `source` of its run.json. */
@@ -269,8 +272,13 @@ async function newRun(args: TrainArgs): Promise<Run> {
 }
 
 async function existingRun(dir: string, args: TrainArgs): Promise<Run> {
-  if (args.out !== undefined || args.data !== undefined) {
-    throw new UsageError("--resume takes everything from the run's folder; leave out the rest");
+  for (const [name, flag] of Object.entries<Flag>(flags)) {
+    const usual = "default" in flag ? flag.default : flag.type === "boolean" ? false : undefined;
+    if (!BESIDE_RESUME.has(name) && args[name as keyof TrainArgs] !== usual) {
+      throw new UsageError(
+        `--resume takes everything from the run's folder; leave out the rest (--${kebab(name)})`,
+      );
+    }
   }
   const record = await readRun(dir);
   const { data, shards, fimRate = 0 } = (record.source ?? {}) as Partial<Source>;
@@ -280,7 +288,11 @@ async function existingRun(dir: string, args: TrainArgs): Promise<Run> {
     );
   }
   const { seed } = record.settings;
-  const tokenizer = await loadTokenizer(dir);
+  const tokenizer = await loadTokenizer(dir).catch((cause) => {
+    throw new Error(`cannot read the run's tokenizer, of which its checkpoints hold copies`, {
+      cause,
+    });
+  });
   const prepared = await preparedData(data);
   if (prepared?.sha256 !== shards) {
     throw new Error(`${data.join(", ")} is not the data that ${dir} was started with`);
