@@ -1,6 +1,6 @@
 /**
- * Products of few rows with a large matrix, as in decoding: up to eight, or a few eights where the
- * matrix stays in the L2 cache from one to the next (the library's kernels begin and end slower). They are bound by reading the
+ * Products of few rows with a large matrix, as in decoding: up to eight, or a few eights of a
+ * small matrix, which the library's kernels take longer to begin and end. They are bound by reading the
  * weights once, so each weight is loaded 16 bytes at a time, widened in registers and used for all rows.
  *
  *   by rows    weights lie along k (a linear layer's [out, in]): a warp, or several that share k, takes
@@ -21,9 +21,10 @@ import { narrow, storageType, widen } from "../loops/scalar.ts";
 
 const MOST_ROWS = 8;
 const MOST_EIGHTS = 4;
+const SMALL_MATRIX = 1 << 18;
 
 export const lowerGemv: Lower<MatmulKernel> = (given, device) => {
-  const kernel = inEights(given, device);
+  const kernel = inEights(given);
   const { m, n, k, batch, a, b, out } = kernel;
   if (m > MOST_ROWS || m * n * k === 0 || batch.some((size) => size === 0)) return undefined;
   if (n * k < 4096 || !isFloat(a.dtype) || a.scale !== undefined || a.col !== 1) return undefined;
@@ -45,11 +46,11 @@ export const lowerGemv: Lower<MatmulKernel> = (given, device) => {
 };
 
 /** More than eight rows as a batch of eights, each of which reads the matrix. */
-function inEights(kernel: MatmulKernel, { l2Bytes }: DeviceInfo): MatmulKernel {
+function inEights(kernel: MatmulKernel): MatmulKernel {
   const { m, n, k, batch, b } = kernel;
   const eights = m / MOST_ROWS;
-  const cached = batch.reduce((x, y) => x * y, n * k * dtypeBytes(b.dtype)) <= l2Bytes / 4;
-  if (eights <= 1 || eights > MOST_EIGHTS || !Number.isInteger(eights) || !cached) return kernel;
+  const fits = Number.isInteger(eights) && eights > 1 && eights <= MOST_EIGHTS;
+  if (!fits || n * k > SMALL_MATRIX) return kernel;
   const cut = (view: MatrixView): MatrixView => ({
     ...view,
     batch: [...view.batch, MOST_ROWS * view.row],
