@@ -43,15 +43,15 @@ export interface App {
 }
 
 export function createApp(options: AppOptions): App {
-  const { models, maxBody = 4 * 2 ** 20, log } = options;
+  const { models, apiKeys = [], maxBody = 4 * 2 ** 20, log } = options;
   const open = new Set<AbortController>();
   let draining = false;
   const app = new Hono<Recorded>();
 
   app.use(observe(log, options.tracer));
-  const gets = plainRoutes(models, () => !draining);
+  const gets = plainRoutes(models, { ready: () => !draining, keys: apiKeys.length > 0 });
   const keyless = new Set(gets.filter((get) => get.open).map(({ path }) => path));
-  app.use(requireKey(options.apiKeys ?? [], keyless));
+  app.use(requireKey(apiKeys, keyless));
   app.use(
     bodyLimit({
       maxSize: maxBody,

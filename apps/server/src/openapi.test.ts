@@ -19,6 +19,21 @@ test("the document is valid, and has every route of the router and no other", as
   expect(described.toSorted()).toEqual(routes.toSorted());
 });
 
+test("keys are asked for where there are some, but for two routes", async () => {
+  const { app } = make({ apiKeys: ["key"] });
+  const headers = { "x-api-key": "key" };
+  const response = await app.fetch(new Request("http://server/openapi.json", { headers }));
+  const { paths, security } = (await response.json()) as {
+    paths: Record<string, Record<string, { security?: unknown }>>;
+    security: object[];
+  };
+  expect(security).toHaveLength(2);
+  const open = Object.keys(paths).filter((path) => paths[path]!.get?.security !== undefined);
+  expect(open).toEqual(["/health", "/ready"]);
+  const { security: none } = (await (await get("/openapi.json")).json()) as { security?: object };
+  expect(none).toBeUndefined();
+});
+
 test("schemas in it are those that requests are checked by: every number has bounds", async () => {
   const { components } = (await (await get("/openapi.json")).json()) as {
     components: { schemas: Record<string, { required?: string[] }> };

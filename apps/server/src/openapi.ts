@@ -40,11 +40,11 @@ const errorSchema: JsonSchema = z.toJSONSchema(
 
 const json = (schema: object) => ({ content: { "application/json": { schema } } });
 
-/** Describes every route. `version` is the server's. */
+/** Describes every route. `version` is the server's; `keys`: whether it wants any. */
 export function openApi(
   plain: readonly PlainRoute[],
   routes: readonly DescribedRoute[],
-  version: string,
+  { version, keys }: { readonly version: string; readonly keys: boolean },
 ): OpenApi {
   const schemas: Record<string, JsonSchema> = { Error: errorSchema };
   const paths: Record<string, Record<string, Operation>> = {};
@@ -88,13 +88,13 @@ export function openApi(
     paths,
     components: {
       schemas,
-      ...{
+      ...(keys && {
         securitySchemes: {
           bearer: { type: "http", scheme: "bearer" },
           header: { type: "apiKey", in: "header", name: "x-api-key" },
         },
-      },
+      }),
     },
-    ...{ security: [{ bearer: [] }, { header: [] }] },
+    ...(keys && { security: [{ bearer: [] }, { header: [] }] }),
   };
 }

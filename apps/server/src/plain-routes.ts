@@ -15,8 +15,11 @@ const { version } = JSON.parse(
   readFileSync(new URL("../package.json", import.meta.url), "utf8"),
 ) as { version: string };
 
-/** `ready` says whether new work is taken. */
-export function plainRoutes(models: Models, ready: () => boolean): HandledRoute[] {
+/** `ready` says whether new work is taken, `keys` whether routes want any. */
+export function plainRoutes(
+  models: Models,
+  { ready, keys }: { ready(): boolean; readonly keys: boolean },
+): HandledRoute[] {
   const created = Math.floor(Date.now() / 1000);
   const entry = ({ name, maxContext, loaded }: ModelState) => ({
     id: name,
@@ -71,6 +74,6 @@ export function plainRoutes(models: Models, ready: () => boolean): HandledRoute[
     },
   ];
   let made: OpenApi | undefined;
-  const description = () => (made ??= openApi(routes, MODEL_ROUTES, version));
+  const description = () => (made ??= openApi(routes, MODEL_ROUTES, { version, keys }));
   return routes;
 }
