@@ -3,20 +3,24 @@
  * each once, required ones always; between tokens of JSON stands at most a little white space. A
  * keyword that is not understood is refused rather than ignored, but for annotations.
  */
+import { disjoint } from "./disjoint.ts";
+import { FORMATS } from "./formats.ts";
 import { GrammarError, type Network, type Piece } from "./network.ts";
+import { type Bound, type Bounds, numbersBetween, wholeBetween } from "./numbers.ts";
 import { regex } from "./regex.ts";
+import { inverse } from "./scanner.ts";
 
 const ANNOTATIONS = new Set([
   ...["title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"],
-  ...["$schema", "$id", "$comment", "$defs", "definitions", "format"],
+  ...["$schema", "$id", "$comment", "$defs", "definitions"],
 ]);
 /** Keywords by the type that they belong to. */
 const KEYWORDS: Readonly<Record<string, readonly string[]>> = {
   object: ["properties", "required", "additionalProperties"],
   array: ["items", "prefixItems", "minItems", "maxItems"],
-  string: ["minLength", "maxLength", "pattern"],
-  number: [],
-  integer: [],
+  string: ["minLength", "maxLength", "pattern", "format"],
+  number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
+  integer: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
   boolean: [],
   null: [],
 };
@@ -86,24 +90,31 @@ class JsonGrammar {
       alone("$ref");
       return this.#reference(s.$ref, path, depth);
     }
-    if ("const" in s) {
-      alone("const", ["type"]);
-      return net.text(JSON.stringify(s.const));
-    }
-    if ("enum" in s) {
-      alone("enum", ["type"]);
-      const values = this.#list(s.enum, `${path}/enum`);
-      return net.choice(values.map((value) => net.text(JSON.stringify(value))));
+    if ("const" in s || "enum" in s) {
+      alone("const" in s ? "const" : "enum", ["type"]);
+      const values = "const" in s ? [s.const] : this.#list(s.enum, `${path}/enum`);
+      const fitting = values.filter((value) => !("type" in s) || isOfType(value, s.type));
+      if (fitting.length === 0) this.#fail(path, "no value is of its type");
+      return net.choice(fitting.map((value) => net.text(JSON.stringify(value))));
     }
     for (const key of ["anyOf", "oneOf"]) {
       if (!(key in s)) continue;
       alone(key);
       const schemas = this.#list(s[key], `${path}/${key}`);
+      if (key === "oneOf") this.#checkApart(schemas, path);
       return net.choice(schemas.map((one, i) => this.value(one, `${path}/${key}/${i}`, depth + 1)));
+    }
+    if ("allOf" in s) {
+      alone("allOf");
+      const schemas = this.#list(s.allOf, `${path}/allOf`);
+      if (schemas.length > 1) this.#fail(path, '"allOf" of more than one schema is not supported');
+      return this.value(schemas[0], `${path}/allOf/0`, depth + 1);
     }
     if (keys.length === 0) return this.#any();
 
-    const implied = TYPES.filter((type) => KEYWORDS[type]!.some((key) => key in s));
+    const implied = TYPES.filter(
+      (type) => type !== "integer" && KEYWORDS[type]!.some((key) => key in s),
+    );
     const types = "type" in s ? (Array.isArray(s.type) ? s.type : [s.type]) : implied;
     for (const type of types) {
       if (!TYPES.includes(type as string)) this.#fail(path, `type ${JSON.stringify(type)} is none`);
@@ -126,16 +137,18 @@ class JsonGrammar {
       }
     }
     const extra = s.additionalProperties ?? properties.length === 0;
-    if (extra !== false && properties.length > 0) {
-      this.#fail(path, `"additionalProperties" beside "properties" must be false`);
-    }
-    if (extra !== false) {
-      const member = net.sequence([
-        this.#string(),
-        this.#colon(),
-        this.value(extra, `${path}/additionalProperties`, depth + 1),
-      ]);
-      return this.#enclosed("{", "}", this.#separated(member, 0));
+    const other =
+      extra === false
+        ? null
+        : this.#once(
+            net.sequence([
+              properties.length === 0 ? this.#string() : this.#otherName(properties),
+              this.#colon(),
+              this.value(extra, `${path}/additionalProperties`, depth + 1),
+            ]),
+          );
+    if (other && properties.length === 0) {
+      return this.#enclosed("{", "}", this.#separated(other, 0));
     }
     // Two tracks, before and after the first member: only the second begins members with a comma.
     const members: Piece = (from, to) => {
@@ -156,8 +169,14 @@ class JsonGrammar {
         }
         [none, some] = [nextNone, nextSome];
       }
-      net.empty()(none, to);
-      net.empty()(some, to);
+      if (other === null) {
+        net.empty()(none, to);
+        net.empty()(some, to);
+        return;
+      }
+      const others = this.#once(net.repeat(net.sequence([this.#comma(), other]), 0));
+      net.optional(net.sequence([other, others]))(none, to);
+      others(some, to);
     };
     return this.#enclosed("{", "}", members);
   }
@@ -178,9 +197,15 @@ class JsonGrammar {
         return net.text("null");
       case "boolean":
         return net.choice([net.text("true"), net.text("false")]);
-      case "integer":
-        return whole(16); // what a double holds exactly
+      case "integer": {
+        const bounds = this.#bounds(s, path);
+        if (!bounds) return whole(16); // what a double holds exactly
+        return wholeBetween(net, bounds) ?? this.#fail(path, "no whole number is in its bounds");
+      }
       case "number": {
+        const bounds = this.#bounds(s, path);
+        if (bounds)
+          return numbersBetween(net, bounds) ?? this.#fail(path, "no number is in its bounds");
         const fraction = net.sequence([net.bytes(46), net.repeat(digit, 1, 25)]);
         const sign = net.choice([net.bytes(43), net.bytes(45)]);
         const mark = net.choice([net.bytes(69), net.bytes(101)]);
@@ -200,14 +225,64 @@ class JsonGrammar {
     const net = this.#net;
     const quoted = (inside: Piece) => net.sequence([net.bytes(34), inside, net.bytes(34)]);
     if ("pattern" in s) {
-      if ("minLength" in s || "maxLength" in s) {
-        this.#fail(path, '"pattern" beside lengths is not supported; write them as {m,n}');
+      if ("minLength" in s || "maxLength" in s || "format" in s) {
+        this.#fail(path, '"pattern" beside lengths or a format is not supported; write it as one');
       }
       if (typeof s.pattern !== "string") this.#fail(path, '"pattern" must be a text');
       return quoted(regex(net, s.pattern as string, (low, high) => this.#inString(low, high)));
     }
+    if (s.format !== undefined && Object.hasOwn(FORMATS, `${s.format}`)) {
+      if ("minLength" in s || "maxLength" in s) {
+        this.#fail(path, `"format": "${s.format}" beside lengths is not supported`);
+      }
+      return quoted(regex(net, FORMATS[`${s.format}`]!));
+    }
     const [low, high] = this.#counts(s.minLength, s.maxLength, path);
     return quoted(net.repeat(this.#character, low, high));
+  }
+
+  /** A name that is none of these properties', without the escapes that would hide one. */
+  #otherName(properties: readonly (readonly [string, unknown])[]): Piece {
+    const net = this.#net;
+    const free = this.#once(net.repeat(this.#inString(0, 0x10ffff), 0));
+    const unlike = (names: readonly string[]): Piece => {
+      const pieces = names.includes("") ? [] : [net.empty()];
+      const next = new Map<number, string[]>();
+      for (const name of names.filter((n) => n !== "")) {
+        const code = name.codePointAt(0)!;
+        const rest = name.slice(String.fromCodePoint(code).length);
+        next.set(code, [...(next.get(code) ?? []), rest]);
+      }
+      for (const [code, rest] of next) {
+        pieces.push(net.sequence([this.#inString(code, code), unlike(rest)]));
+      }
+      for (const [low, high] of inverse([...next.keys()].map((code) => [code, code] as const))) {
+        pieces.push(net.sequence([this.#inString(low, high), free]));
+      }
+      return net.choice(pieces);
+    };
+    return net.sequence([net.bytes(34), unlike(properties.map(([name]) => name)), net.bytes(34)]);
+  }
+
+  #checkApart(schemas: readonly unknown[], path: string): void {
+    const resolved = schemas.map((schema) => this.#resolved(schema, path));
+    for (const [j, b] of resolved.entries()) {
+      const i = resolved.slice(0, j).findIndex((a) => !disjoint(a, b));
+      if (i < 0) continue;
+      const why = `a value may fit both ${i} and ${j} of "oneOf"`;
+      this.#fail(path, `${why}; use "anyOf", or tell them apart by type or a required constant`);
+    }
+  }
+
+  /** What a reference, or a chain of them, leads to. */
+  #resolved(schema: unknown, path: string): unknown {
+    let found = schema;
+    for (let i = 0; i < MAX_SCHEMA_DEPTH; i++) {
+      const ref = typeof found === "object" && found !== null && (found as Schema).$ref;
+      if (typeof ref !== "string") return found;
+      found = this.#target(ref, path);
+    }
+    return this.#fail(path, "its references go round");
   }
 
   #array(s: Schema, path: string, depth: number): Piece {
@@ -264,20 +339,22 @@ class JsonGrammar {
   }
 
   #reference(ref: unknown, path: string, depth: number): Piece {
+    const target = this.#target(ref, path);
+    return this.#rule(`ref ${ref}`, () => this.value(target, `${ref}`, depth + 1));
+  }
+
+  #target(ref: unknown, path: string): unknown {
     if (typeof ref !== "string" || !/^#(\/|$)/.test(ref)) {
       this.#fail(path, `$ref ${JSON.stringify(ref)} is not of this schema; it must begin with #`);
     }
-    const name = ref as string;
-    return this.#rule(`ref ${name}`, () => {
-      let found = this.#root;
-      for (const part of name.split("/").slice(1)) {
-        const key = decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~");
-        const inside = typeof found === "object" && found !== null && Object.hasOwn(found, key);
-        found = inside ? (found as Record<string, unknown>)[key] : undefined;
-      }
-      if (found === undefined) this.#fail(path, `$ref ${name} leads nowhere`);
-      return this.value(found, name, depth + 1);
-    });
+    let found = this.#root;
+    for (const part of (ref as string).split("/").slice(1)) {
+      const key = decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~");
+      const inside = typeof found === "object" && found !== null && Object.hasOwn(found, key);
+      found = inside ? (found as Record<string, unknown>)[key] : undefined;
+    }
+    if (found === undefined) this.#fail(path, `$ref ${ref} leads nowhere`);
+    return found;
   }
 
   /** A piece that is written once, however often it is used. */
@@ -315,6 +392,29 @@ class JsonGrammar {
     return net.choice(pieces);
   }
 
+  /** The bounds of a number; null: it has none. */
+  #bounds(s: Schema, path: string): Bounds | null {
+    const ends = (keys: readonly [string, string], tighter: (a: number, b: number) => boolean) => {
+      let bound: Bound | undefined;
+      for (const key of keys) {
+        const value = s[key];
+        if (value === undefined) continue;
+        if (typeof value !== "number" || !Number.isFinite(value)) {
+          this.#fail(path, `"${key}" is ${JSON.stringify(value)}, not a number`);
+        }
+        const exclusive = key.startsWith("exclusive");
+        const same = value === bound?.value && exclusive;
+        if (!bound || same || tighter(value as number, bound.value)) {
+          bound = { value: value as number, exclusive };
+        }
+      }
+      return bound;
+    };
+    const low = ends(["minimum", "exclusiveMinimum"], (a, b) => a > b);
+    const high = ends(["maximum", "exclusiveMaximum"], (a, b) => a < b);
+    return low || high ? { low, high } : null;
+  }
+
   #counts(low: unknown, high: unknown, path: string): [number, number?] {
     for (const count of [low, high]) {
       if (count === undefined) continue;
@@ -336,4 +436,13 @@ class JsonGrammar {
   #fail(path: string, why: string): never {
     throw new GrammarError(`schema, at ${path || "#"}: ${why}`);
   }
+}
+
+function isOfType(value: unknown, type: unknown): boolean {
+  const types: unknown[] = Array.isArray(type) ? type : [type];
+  if (value === null) return types.includes("null");
+  if (Array.isArray(value)) return types.includes("array");
+  if (typeof value === "number" && Number.isInteger(value) && types.includes("integer"))
+    return true;
+  return types.includes(typeof value);
 }
