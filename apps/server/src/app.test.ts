@@ -319,6 +319,13 @@ test("an error inside is not told to clients, but to the log", async () => {
   expect(errors).toMatchObject([{ requestId: "mine", err: { message: "no such secret place" } }]);
 });
 
+test("an engine that has failed is replaced by the next request", async () => {
+  const { app, engine } = make();
+  expect((await post(app, chat, base)).status).toBe(200);
+  await engine.dispose();
+  expect((await post(app, chat, base)).status).toBe(200);
+});
+
 test("metrics are exact", async () => {
   const { app } = make();
   const body = {

@@ -7,6 +7,7 @@ import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import { exchange } from "./exchange.ts";
 import type { Models } from "./models.ts";
 import { type Log, observe } from "./observe.ts";
+import { allowOrigins } from "./origins.ts";
 import { plainRoutes } from "./plain-routes.ts";
 import type { Recorded } from "./record.ts";
 import { MODEL_ROUTES } from "./routes.ts";
@@ -18,6 +19,8 @@ export interface AppOptions {
    * `sha256:` and 64 hexadecimal digits.
    */
   readonly apiKeys?: readonly string[];
+  /** Origins whose pages may ask and read, as browsers have it; none unless given, `*` for any. */
+  readonly origins?: readonly string[];
   /** Milliseconds from a request to its last token, waiting included; 10 minutes unless given. */
   readonly timeout?: number;
   /** Milliseconds of silence after which a client that waits is sent something; 15 s unless given. */
@@ -51,6 +54,7 @@ export function createApp(options: AppOptions): App {
   app.use(observe(log, options.tracer));
   const gets = plainRoutes(models, { ready: () => !draining, keys: apiKeys.length > 0 });
   const keyless = new Set(gets.filter((get) => get.open).map(({ path }) => path));
+  app.use(allowOrigins(options.origins ?? []));
   app.use(requireKey(apiKeys, keyless));
   app.use(
     bodyLimit({

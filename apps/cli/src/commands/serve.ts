@@ -45,6 +45,11 @@ const flags = {
     value: "FILE",
     help: "a file of API keys or sha256:HASHES, one a line; or one in DSV3_API_KEY",
   },
+  origin: {
+    type: "list",
+    value: "ORIGIN",
+    help: "pages of this origin may ask, from browsers: https://chat.example, or *",
+  },
   maxModels: {
     type: "integer",
     value: "N",
@@ -54,7 +59,7 @@ const flags = {
   memory: {
     type: "number",
     value: "GB",
-    help: "memory for models; on the processor 80 % of the machine's if not given",
+    help: "memory for models; on the processor 80 % of what there is if not given",
     min: 0,
   },
   unloadAfter: {
@@ -156,7 +161,14 @@ async function run(settings: Settings, io: Io): Promise<void> {
     printJson(io.stdout, { ...printedSettings(settings), ...hidden });
     return;
   }
-  const { host, port, drain, timeout, otlp = io.env.OTEL_EXPORTER_OTLP_ENDPOINT } = settings;
+  const {
+    host,
+    port,
+    origin,
+    drain,
+    timeout,
+    otlp = io.env.OTEL_EXPORTER_OTLP_ENDPOINT,
+  } = settings;
   const apiKeys = await readKeys(settings.keys, io);
   const log = pino({ level: settings.log, base: null }, { write: (line) => io.stderr.write(line) });
   const tracing = otlp ? (await import("./serve-tracing.ts")).openTracing(otlp) : null;
@@ -166,7 +178,10 @@ async function run(settings: Settings, io: Io): Promise<void> {
     const models = await openModels(settings, backend.name === "wasm", log);
     try {
       const traced = tracing ? { tracer: tracing.tracer } : {};
-      const app = createApp({ models, apiKeys, timeout: timeout * 1000, log, ...traced });
+      const app = createApp({
+        ...{ models, apiKeys, origins: origin, timeout: timeout * 1000, log },
+        ...traced,
+      });
       // One model is there before the port is; which of several is wanted, clients say.
       const [only, ...more] = models.list();
       if (more.length === 0) (await models.acquire(only!.name)).release();
@@ -202,8 +217,10 @@ async function openModels(settings: Settings, onProcessor: boolean, log: Log): P
     }
     for (const folder of folders) sources.push(await folderModel(folder, name, options));
   }
-  const maxBytes =
-    memory === undefined ? (onProcessor ? 0.8 * totalmem() : undefined) : memory * 1e9;
+  // A container may have less than the machine.
+  const there = Math.min(totalmem(), process.constrainedMemory() || Infinity);
+  const most = onProcessor ? 0.8 * there : undefined;
+  const maxBytes = memory === undefined ? most : memory * 1e9;
   return new Models(sources, {
     log,
     ...(maxModels !== undefined && { maxLoaded: maxModels }),

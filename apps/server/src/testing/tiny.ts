@@ -53,9 +53,15 @@ export function tinyModels(): (settings?: HostOptions) => LoadedModel {
 export function tiny(): (options?: Partial<AppOptions>, settings?: HostOptions) => Tiny {
   const load = tinyModels();
   return (options = {}, settings = {}) => {
-    const model = load(settings);
-    const models = new Models([{ name: "tiny", maxContext: 512, load: async () => model }]);
-    return { engine: model.engine, app: createApp({ models, ...options }) };
+    const first = load(settings);
+    let next: LoadedModel | null = first;
+    const take = async () => {
+      const model = next ?? load(settings);
+      next = null;
+      return model;
+    };
+    const models = new Models([{ name: "tiny", maxContext: 512, load: take }]);
+    return { engine: first.engine, app: createApp({ models, ...options }) };
   };
 }
 
