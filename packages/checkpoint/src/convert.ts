@@ -13,6 +13,8 @@ export interface ConvertOptions extends Pick<WriteOptions, "maxShardBytes" | "ov
    * E4M3 with block scales, other floats in bf16.
    */
   dtype: "f32" | "bf16" | "f16" | "fp8";
+  /** Other files that stay behind: the state of an optimiser, say. */
+  leaveOut?: readonly string[];
 }
 
 const FLOATS: readonly StoredDType[] = ["f64", "f32", "bf16", "f16", "f8e4m3", "f8e5m2"];
@@ -52,7 +54,7 @@ export async function convertCheckpoint(
     ...options,
     config: checkpoint.config && convertConfig(checkpoint.config, options.dtype),
     generationConfig: checkpoint.generationConfig,
-    extraFiles: await otherFiles(checkpoint.folder),
+    extraFiles: await otherFiles(checkpoint.folder, options.leaveOut ?? []),
   });
 }
 
@@ -182,8 +184,11 @@ function convertConfig(config: Json, dtype: ConvertOptions["dtype"]): Json {
   return converted;
 }
 
-async function otherFiles(folder: Folder): Promise<Record<string, AsyncIterable<Uint8Array>>> {
-  const ours = ["config.json", "generation_config.json", INDEX_FILE];
+async function otherFiles(
+  folder: Folder,
+  leaveOut: readonly string[],
+): Promise<Record<string, AsyncIterable<Uint8Array>>> {
+  const ours = ["config.json", "generation_config.json", INDEX_FILE, ...leaveOut];
   const files: [name: string, chunks: AsyncIterable<Uint8Array>][] = [];
   for (const file of await folder.list()) {
     if (ours.includes(file) || file.endsWith(".safetensors")) continue;

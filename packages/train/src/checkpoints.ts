@@ -41,6 +41,8 @@ interface StateFile {
 
 const STATE = "training-state.json";
 const MOMENTS = "optimizer.bin";
+/** Files of a checkpoint that only training goes on from; the others are a model folder. */
+export const TRAINING_FILES: readonly string[] = [STATE, MOMENTS];
 const NAME = /^step-(\d+)$/;
 /** What @dsv3/checkpoint calls a folder until it is whole, or until its replacement is in place. */
 const UNFINISHED = /^\.step-\d+\.[a-z]+-/;

@@ -9,7 +9,7 @@ export {
 } from "./adamw.ts";
 export type { RowSource, Rows } from "./batches.ts";
 export { type BitsPerByte, type BitsPerByteOptions, bitsPerByte } from "./bits-per-byte.ts";
-export { checkpointFolder, listCheckpoints, type Progress } from "./checkpoints.ts";
+export { checkpointFolder, listCheckpoints, type Progress, TRAINING_FILES } from "./checkpoints.ts";
 export type { RunMetrics } from "./metrics.ts";
 export { deepseekPhases, type RecipeOptions } from "./recipe.ts";
 export {
