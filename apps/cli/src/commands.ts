@@ -31,6 +31,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Train a small DeepSeek-V3 on real text in two minutes, and let it write",
     load: async () => (await import("./commands/demo.ts")).demo,
   },
+  eval: {
+    summary: "Measure a model on benchmarks and in bits per byte",
+    load: async () => (await import("./commands/eval.ts")).evalCommand,
+  },
   generate: {
     summary: "Continue a text with a model",
     load: async () => (await import("./commands/generate.ts")).generate,

@@ -1,0 +1,16 @@
+export { Document, FieldError, type SourcedRecord } from "./document.ts";
+export { EngineModel, type EngineModelOptions } from "./engine-model.ts";
+export { type EvalProgress, type EvaluateOptions, evaluate, type Sample } from "./evaluate.ts";
+export { type Exercise, type GenerationTask, generation } from "./generation.ts";
+export type { GenerateSettings, LanguageModel, Likelihood } from "./language-model.ts";
+export { ending, rolling } from "./loglikelihood.ts";
+export type { Metric, Value } from "./metrics.ts";
+export { type Choices, multipleChoice } from "./multiple-choice.ts";
+export { type PublishedScore, publishedScores } from "./published.ts";
+export { checkPython, type PythonOptions, type PythonRun, runPython } from "./python-sandbox.ts";
+export type { EvalResults, ScoreTable } from "./results.ts";
+export { type DocumentSource, folderSource, hubSource } from "./source.ts";
+export type { Answer, AskSettings, Dataset, FewShot, Question, Task, TaskHead } from "./task.ts";
+export type { TaskGroup } from "./tasks/group.ts";
+export { EVAL_GROUPS, EVAL_TASKS, type Selection, selectTasks } from "./tasks/registry.ts";
+export { textTask } from "./tasks/texts.ts";
