@@ -117,8 +117,13 @@ describe("dsv3 eval", () => {
     expect(failed.code).toBe(1);
     expect(failed.err).toContain("boolq/validation.jsonl:1: label: expected a whole number");
     expect((await readdir(dir)).filter((name) => name.startsWith("stopped"))).toEqual([]);
-    const nowhere = await dsv3(evaluating("--tasks", "piqa", "--samples", join(dir, "no/s.jsonl")));
-    expect(nowhere.err).toContain("cannot write");
+    for (const flag of ["--samples", "--out"]) {
+      const io = fakeIo();
+      const nowhere = await dsv3(evaluating("--tasks", "piqa", flag, join(dir, "no/where")), io);
+      expect(nowhere.code).toBe(1);
+      // Before the work, not after it.
+      expect(nowhere.err).toMatch(/^dsv3 eval: cannot write .*no\/where/);
+    }
   }, 60_000);
 
   it("lists what there is", async () => {

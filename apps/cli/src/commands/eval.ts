@@ -1,7 +1,4 @@
-import { createWriteStream } from "node:fs";
-import { open, rename, rm } from "node:fs/promises";
 import { basename } from "node:path";
-import { finished } from "node:stream/promises";
 import { readRecords } from "@dsv3/data/node";
 import {
   checkPython,
@@ -30,6 +27,7 @@ import { type Args, type Flag, suggestion } from "../flags.ts";
 import type { Io } from "../io.ts";
 import { printJson } from "../ui/json.ts";
 import { Progress } from "../ui/progress.ts";
+import { WholeFile } from "./eval-files.ts";
 import { publishedTable, scoreTable } from "./eval-view.ts";
 
 const flags = {
@@ -140,7 +138,6 @@ export const evalCommand: Command = defineCommand({
       await checkPython();
     }
     const results = await measure(model, selection, args, io);
-    if (args.out !== undefined) await writeWhole(args.out, `${JSON.stringify(results, null, 2)}\n`);
     if (args.json) printJson(io.stdout, results);
     else io.stdout.write(scoreTable(results) + publishedTable(results));
   },
@@ -200,25 +197,33 @@ async function measure(
   const source: DocumentSource =
     args.data === undefined ? hubSource(io.signal) : folderSource(args.data, io.signal);
   const tokenizer = await loadTokenizer(dir);
-  const log = args.samples === undefined ? undefined : await SampleLog.open(args.samples);
+  const files: WholeFile[] = [];
+  const file = async (path: string | undefined) => {
+    if (path === undefined) return undefined;
+    files.push(await WholeFile.open(path));
+    return files.at(-1);
+  };
   const backend = await openBackend(args.backend);
   try {
+    const [out, log] = [await file(args.out), await file(args.samples)];
     setBackend(backend);
     const { params, config } = await loadModel(dir, { mtp: false, dtype: args.dtype });
     const { batch, maxLength, dtype: computeDtype } = args;
     const sizes = { batch, computeDtype, ...(maxLength === undefined ? {} : { maxLength }) };
     const model = new EngineModel({ params, config, tokenizer, ...sizes });
     try {
-      const results = await run(model, { tasks, groups }, source, args, io, log);
-      await log?.finish();
+      const scored = await run(model, { tasks, groups }, source, args, io, log);
       const settings = { model: "dsv3", model_args: dir, batch_size: batch, seed: args.seed };
-      return { ...results, config: { ...settings, ...results.config } };
+      const results = { ...scored, config: { ...settings, ...scored.config } };
+      out?.write(`${JSON.stringify(results, null, 2)}\n`);
+      for (const one of files) await one.finish();
+      return results;
     } finally {
       await model.dispose();
       disposeTree(params);
     }
   } finally {
-    await log?.discard();
+    for (const one of files) await one.discard();
     backend.dispose();
   }
 }
@@ -229,7 +234,7 @@ async function run(
   source: DocumentSource,
   args: EvalArgs,
   io: Io,
-  log: SampleLog | undefined,
+  log: WholeFile | undefined,
 ): Promise<EvalResults> {
   const { limit, numFewshot, batch, repeats, temperature, seed, maxNewTokens, allowCode } = args;
   let progress: Progress | undefined;
@@ -239,7 +244,7 @@ async function run(
     ...(numFewshot === undefined ? {} : { numFewShot: numFewshot }),
     ...(maxNewTokens === undefined ? {} : { maxTokens: maxNewTokens }),
     signal: io.signal,
-    onSample: (sample) => log?.write(sample),
+    onSample: (sample) => log?.write(sampleLine(sample)),
     onProgress({ done, total }) {
       progress ??= new Progress(io.stderr, { label: "evaluating", total });
       const { promptTokens, generatedTokens } = model.stats();
@@ -250,76 +255,14 @@ async function run(
   return results;
 }
 
-/** A file of samples that has its name once it is whole. */
-class SampleLog {
-  readonly #path: string;
-  readonly #stream: ReturnType<typeof createWriteStream>;
-  #open = true;
-
-  private constructor(path: string) {
-    this.#path = path;
-    this.#stream = createWriteStream(`${path}.partial`);
-  }
-
-  /** @throws Error where the file cannot be made */
-  static async open(path: string): Promise<SampleLog> {
-    const log = new SampleLog(path);
-    await new Promise<void>((resolve, reject) => {
-      log.#stream.once("open", () => resolve());
-      log.#stream.once("error", (cause) => reject(new Error(`cannot write ${path}`, { cause })));
-    });
-    return log;
-  }
-
-  /** In the fields of the harness's log of samples. */
-  write({ task, index, record, target, answer }: Sample): void {
-    const { requests, responses, values } = answer;
-    const line = {
-      task,
-      doc_id: index,
-      doc: record,
-      target,
-      arguments: requests,
-      resps: responses,
-    };
-    this.#stream.write(`${JSON.stringify({ ...line, ...values }, bigints)}\n`);
-  }
-
-  async finish(): Promise<void> {
-    this.#open = false;
-    this.#stream.end();
-    await finished(this.#stream);
-    await rename(`${this.#path}.partial`, this.#path);
-  }
-
-  /** What was not finished goes. */
-  async discard(): Promise<void> {
-    if (!this.#open) return;
-    this.#open = false;
-    this.#stream.destroy();
-    await rm(`${this.#path}.partial`, { force: true });
-  }
+/** A line of samples, in the fields of the harness's log. */
+function sampleLine({ task, index, record, target, answer }: Sample): string {
+  const { requests, responses, values } = answer;
+  const line = { task, doc_id: index, doc: record, target, arguments: requests, resps: responses };
+  return `${JSON.stringify({ ...line, ...values }, numbers)}\n`;
 }
 
-/** Tables keep whole numbers as bigints. */
-function bigints(_key: string, value: unknown): unknown {
+/** Tables keep whole numbers as bigints, which JSON does not have. */
+function numbers(_key: string, value: unknown): unknown {
   return typeof value === "bigint" ? Number(value) : value;
-}
-
-/** Under another name until it is on the disk. */
-async function writeWhole(path: string, text: string): Promise<void> {
-  const partial = `${path}.partial`;
-  try {
-    const file = await open(partial, "w");
-    try {
-      await file.writeFile(text);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(partial, path);
-  } catch (cause) {
-    await rm(partial, { force: true });
-    throw new Error(`cannot write ${path}`, { cause });
-  }
 }
