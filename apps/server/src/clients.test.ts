@@ -4,8 +4,11 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import Anthropic from "@anthropic-ai/sdk";
 import { ChatDeepSeek } from "@langchain/deepseek";
 import { embedMany, generateText, jsonSchema, streamText, tool } from "ai";
+import OpenAI from "openai";
 import { afterEach, expect, test } from "vitest";
+import { createApp } from "./app.ts";
 import { type Listening, listen } from "./listen.ts";
+import { Models } from "./models.ts";
 import { tiny } from "./testing/tiny.ts";
 
 const make = tiny();
@@ -93,6 +96,33 @@ test("the AI SDK's embeddings", async () => {
   expect(embeddings).toHaveLength(2);
   expect(Math.hypot(...embeddings[1]!)).toBeCloseTo(1, 5);
   expect(usage.tokens).toBeGreaterThan(2);
+});
+
+test("a failure that comes after the stream has begun is an error for each client", async () => {
+  const load = () =>
+    new Promise<never>((_, reject) => setTimeout(reject, 30, new Error("is broken")));
+  // A load that failed is not tried again at once.
+  const begin = async () => {
+    const models = new Models([{ name: "tiny", load }]);
+    const server = await listen(createApp({ models, keepAlive: 5 }), { port: 0 });
+    open.push(server);
+    return server.url;
+  };
+  const base = { model: "tiny", messages: [{ role: "user" as const, content: "some words" }] };
+  const asked = { ...base, stream: true as const, max_tokens: 5 };
+  const settings = { apiKey: "x", maxRetries: 0 };
+  const openai = async () => new OpenAI({ baseURL: `${await begin()}/v1`, ...settings });
+  const anthropic = new Anthropic({ baseURL: await begin(), ...settings });
+  for (const stream of [
+    await (await openai()).chat.completions.create(asked),
+    await (await openai()).responses.create({ model: "tiny", input: "x", stream: true }),
+    await anthropic.messages.create(asked),
+  ]) {
+    const reading = (async () => {
+      for await (const _ of stream as AsyncIterable<unknown>);
+    })();
+    await expect(reading).rejects.toThrow("could not be loaded");
+  }
 });
 
 test("LangChain's client of DeepSeek", async () => {

@@ -109,6 +109,7 @@ test("who waits is sent what clients skip: comments in streams, empty lines befo
   const streamed = await post(app, "/chat/completions", { ...base, stream: true });
   const wrong = await post(app, "/chat/completions", { ...base, max_tokens: 9999 });
   const wrongStream = await post(app, "/v1/messages", { ...base, max_tokens: 9999, stream: true });
+  const patient = post(app, "/v1/chat/completions", { ...base, max_tokens: 9999 });
   expect([whole.status, whole.headers.get("content-type")]).toEqual([200, "application/json"]);
   expect(streamed.headers.get("content-type")).toMatch(/^text\/event-stream/);
   setTimeout(resolve, 30);
@@ -119,5 +120,7 @@ test("who waits is sent what clients skip: comments in streams, empty lines befo
   expect(events).toMatch(/^(: keep-alive\n\n){2,}data: \{/);
   expect(events.endsWith("data: [DONE]\n\n")).toBe(true);
   expect((await json(wrong)).error.message).toContain("more than the context");
-  expect(await wrongStream.text()).toMatch(/\n\ndata: \{"type":"error",.*\}\n\n$/);
+  expect(await wrongStream.text()).toMatch(/\n\nevent: error\ndata: \{"type":"error",.*\}\n\n$/);
+  // OpenAI's clients look at the status.
+  expect((await patient).status).toBe(400);
 });

@@ -1,14 +1,15 @@
 /** One request of a client, from its body to the last byte of its answer. */
 import type { Context } from "hono";
 import { stream } from "hono/streaming";
+import type { StreamingApi } from "hono/utils/stream";
 import type { z } from "zod";
 import { readJson } from "./body.ts";
-import { badRequest, clientGone, errorResponse, toApiError } from "./errors.ts";
+import { badRequest, clientGone, dialectOf, errorBody, toApiError } from "./errors.ts";
 import type { Service } from "./generate.ts";
 import type { Lease, Models } from "./models.ts";
 import type { Recorded, RequestRecord } from "./record.ts";
 import { read } from "./schemas.ts";
-import { EVENT_HEADERS, type Reply, streamRun } from "./stream.ts";
+import { EVENT_HEADERS, KEEP_ALIVE, type Reply, type StreamOptions, sendEvents } from "./stream.ts";
 
 /** A route that asks something of a model. */
 export interface ModelRoute {
@@ -29,8 +30,9 @@ export interface ExchangeOptions {
 
 /**
  * Answers a request. If that takes long, as the model is loaded or others are before it, the answer
- * begins with what clients skip, and goes on when it is there: comments in a stream of events, empty
- * lines before JSON, as DeepSeek does. An error is then the body of an answer of status 200.
+ * begins with what clients skip, and goes on when it is there: comments in a stream of events; on
+ * DeepSeek's paths, as it does, empty lines before JSON. An error is then told with status 200, as an
+ * event or a body: OpenAI's clients would take that body for an answer, and so get none before its time.
  */
 export async function exchange(
   c: Context<Recorded>,
@@ -41,17 +43,83 @@ export async function exchange(
   const record = c.get("record");
   record.stream = body.stream === true;
   const ends = openRequest(c, options);
-  const answering = answer(c, route, body, ends, options).catch((error) => {
+  const answering = answer(route, body, record, ends.signal, options.models);
+  const skips = record.stream || dialectOf(c.req.path) === "deepseek";
+  if (skips && (await isSlower(answering, options.keepAlive))) {
+    return respond(c, record.stream ? EVENT_HEADERS : JSON_HEADERS, async (out) => {
+      out.onAbort(ends.leave);
+      await sendLate(c, out, answering, options);
+      ends.finish();
+    });
+  }
+  try {
+    const { reply, lease } = await answering;
+    if (!("body" in reply)) {
+      return respond(c, EVENT_HEADERS, async (out) => {
+        await sendEvents(c, out, reply, streamOptions(c, options)).finally(lease.release);
+        ends.finish();
+      });
+    }
+    lease.release();
     ends.finish();
+    return c.json(reply.body);
+  } catch (error) {
+    ends.finish();
+    throw error;
+  }
+}
+
+const JSON_HEADERS = { "content-type": "application/json" };
+
+/** An answer in parts; the request's record knows when the last of them is sent. */
+function respond(
+  c: Context<Recorded>,
+  headers: Readonly<Record<string, string>>,
+  send: (out: StreamingApi) => Promise<void>,
+): Response {
+  for (const [name, value] of Object.entries(headers)) c.header(name, value);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  c.get("record").open = promise;
+  return stream(c, (out) => send(out).finally(resolve));
+}
+
+function streamOptions(c: Context<Recorded>, options: ExchangeOptions): StreamOptions {
+  return { ...options, onError: (error) => options.onError(error, c) };
+}
+
+/** Whether a promise takes longer than so many milliseconds, to succeed or fail. */
+async function isSlower(promise: Promise<unknown>, milliseconds: number): Promise<boolean> {
+  const { promise: late, resolve } = Promise.withResolvers<boolean>();
+  const clock = setTimeout(resolve, milliseconds, true);
+  const there = () => false;
+  const slower = await Promise.race([promise.then(there, there), late]);
+  clearTimeout(clock);
+  return slower;
+}
+
+/** Sends what clients skip until there is an answer, and then that, or what went wrong. */
+async function sendLate(
+  c: Context<Recorded>,
+  out: StreamingApi,
+  answering: Promise<Answer>,
+  options: ExchangeOptions,
+): Promise<void> {
+  const events = c.get("record").stream;
+  const wait = () => void out.write(events ? KEEP_ALIVE : "\n");
+  wait();
+  const beat = setInterval(wait, options.keepAlive);
+  try {
+    const { reply, lease } = await answering.finally(() => clearInterval(beat));
+    const sent =
+      "body" in reply
+        ? out.write(JSON.stringify(reply.body))
+        : sendEvents(c, out, reply, streamOptions(c, options));
+    await sent.finally(lease.release);
+  } catch (error) {
     options.onError(error, c);
-    return errorResponse(c, toApiError(error));
-  });
-  const { promise: late, resolve } = Promise.withResolvers<"late">();
-  const timer = setTimeout(resolve, options.keepAlive, "late");
-  const first = await Promise.race([answering, late]);
-  clearTimeout(timer);
-  if (first !== "late") return first;
-  return beginEarly(c, answering, ends.leave, options);
+    const told = JSON.stringify(errorBody(c, toApiError(error)));
+    await out.write(events ? `event: error\ndata: ${told}\n\n` : told);
+  }
 }
 
 /** What can end a request before its answer is whole. */
@@ -82,42 +150,28 @@ function openRequest(c: Context<Recorded>, { open, timeout }: ExchangeOptions): 
   };
 }
 
+/** What a route answers, and the model that it works with until all of it is sent. */
+interface Answer {
+  readonly reply: Reply;
+  readonly lease: Lease;
+}
+
 async function answer(
-  c: Context<Recorded>,
   route: ModelRoute,
   body: { readonly [field: string]: unknown },
-  { signal, finish }: Ends,
-  options: ExchangeOptions,
-): Promise<Response> {
-  const { models, keepAlive, writeTimeout } = options;
-  const record = c.get("record");
+  record: RequestRecord,
+  signal: AbortSignal,
+  models: Models,
+): Promise<Answer> {
   const request = read(route.request, body) as { readonly model?: string | null };
   const lease = await models.acquire(request.model ?? theOnly(models), signal);
-  let reply: Reply;
   try {
     record.begin(lease.name, body);
-    reply = await route.handle(serviceOf(lease, record), request as never, signal);
+    return { reply: await route.handle(serviceOf(lease, record), request as never, signal), lease };
   } catch (error) {
     lease.release();
     throw error;
   }
-  if ("body" in reply) {
-    lease.release();
-    finish();
-    return c.json(reply.body);
-  }
-  const { promise, resolve } = Promise.withResolvers<void>();
-  record.open = promise;
-  return streamRun(c, reply, {
-    keepAlive,
-    writeTimeout,
-    onError: (error) => options.onError(error, c),
-    onEnd() {
-      lease.release();
-      finish();
-      resolve();
-    },
-  });
 }
 
 /** Where there is one model, some routes do not ask for its name. */
@@ -130,31 +184,4 @@ function theOnly(models: Models): string {
 function serviceOf({ name, model, metrics }: Lease, record: RequestRecord): Service {
   const { engine, tokenizer, embedder = null } = model;
   return { engine, tokenizer, embedder, model: name, metrics, record };
-}
-
-function beginEarly(
-  c: Context<Recorded>,
-  answering: Promise<Response>,
-  onGone: () => void,
-  { keepAlive }: ExchangeOptions,
-): Response {
-  const record = c.get("record");
-  const headers = record.stream ? EVENT_HEADERS : { "content-type": "application/json" };
-  for (const [name, value] of Object.entries(headers)) c.header(name, value);
-  const { promise, resolve } = Promise.withResolvers<void>();
-  record.open = promise;
-  return stream(c, async (out) => {
-    out.onAbort(onGone);
-    const rest = () => void out.write(record.stream ? ": keep-alive\n\n" : "\n");
-    rest();
-    const beat = setInterval(rest, keepAlive);
-    try {
-      const response = await answering.finally(() => clearInterval(beat));
-      const events = response.headers.get("content-type")?.startsWith("text/event-stream");
-      if (record.stream && !events) await out.write(`data: ${await response.text()}\n\n`);
-      else await out.pipe(response.body!);
-    } finally {
-      resolve();
-    }
-  });
 }

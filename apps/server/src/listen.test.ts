@@ -56,6 +56,21 @@ test("OpenAI's client chats, streams, asks for log-probabilities and lists model
   expect(completion.object).toBe("text_completion");
 });
 
+test("answers that begin before they are there are whole", async () => {
+  const { client, server, engine } = await serveTiny({ keepAlive: 1 });
+  const whole = await client.chat.completions.create(base);
+  const stream = await client.chat.completions.create({ ...base, stream: true });
+  let text = "";
+  for await (const chunk of stream) text += chunk.choices[0]!.delta.content ?? "";
+  expect(text).toBe(whole.choices[0]!.message.content);
+  // On DeepSeek's paths those without a stream do so too.
+  const deepseek = new OpenAI({ baseURL: server.url, apiKey: "x", maxRetries: 0 });
+  expect((await deepseek.chat.completions.create(base)).choices).toEqual(whole.choices);
+  const gone = await client.chat.completions.create({ ...endless, stream: true });
+  for await (const _ of gone) break;
+  await expect.poll(() => engine.stats(), { timeout: 5000 }).toMatchObject(idle);
+});
+
 test("OpenAI's client knows our errors", async () => {
   const { client, server } = await serveTiny({ apiKeys: ["secret"] });
   const create = (body: object) => client.chat.completions.create({ ...base, ...body });

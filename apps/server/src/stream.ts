@@ -1,7 +1,7 @@
 /** Answers as server-sent events. */
 import type { Delta, Usage } from "@dsv3/serve";
 import type { Context } from "hono";
-import { stream } from "hono/streaming";
+import type { StreamingApi } from "hono/utils/stream";
 import { type ApiError, clientGone, errorBody, toApiError } from "./errors.ts";
 import type { Run } from "./generate.ts";
 
@@ -26,9 +26,10 @@ export interface StreamOptions {
   /** Milliseconds that a client may take to read what is sent, before it is dropped. */
   readonly writeTimeout: number;
   readonly onError: (error: unknown) => void;
-  /** Called once, when nothing more will be sent. */
-  readonly onEnd: () => void;
 }
+
+/** A comment, which clients skip. */
+export const KEEP_ALIVE = ": keep-alive\n\n";
 
 export const EVENT_HEADERS: Readonly<Record<string, string>> = {
   "content-type": "text/event-stream; charset=utf-8",
@@ -37,45 +38,42 @@ export const EVENT_HEADERS: Readonly<Record<string, string>> = {
   "x-accel-buffering": "no",
 };
 
-/** Streams a run. Whoever stops reading cancels it; a failure becomes an event. */
-export function streamRun(
+/** Sends a run's events. Whoever stops reading cancels it; a failure becomes an event. */
+export async function sendEvents(
   c: Context,
+  out: StreamingApi,
   { run, named = false, ...events }: Events,
-  { keepAlive, writeTimeout, onError, onEnd }: StreamOptions,
-): Response {
-  for (const [name, value] of Object.entries(EVENT_HEADERS)) c.header(name, value);
-  return stream(c, async (out) => {
-    const drop = () => {
-      out.abort();
-      // What a client does not read would keep its connection open.
-      (c.env as { outgoing?: { destroy(): void } } | undefined)?.outgoing?.destroy();
-    };
-    const write = async (text: string) => {
-      const late = setTimeout(drop, writeTimeout);
-      await out.write(text);
-      clearTimeout(late);
-    };
-    const send = (event: { type?: string }) => {
-      const name = named ? `event: ${event.type}\n` : "";
-      return write(`${name}data: ${JSON.stringify(event)}\n\n`);
-    };
-    out.onAbort(() => run.cancel(clientGone()));
-    const beat = setInterval(() => void out.write(": keep-alive\n\n"), keepAlive);
-    try {
-      for (const event of events.first) await send(event);
-      const usage = await run.each(async (delta, request) => {
-        for (const event of events.event(delta, request)) await send(event);
-      });
-      for (const event of events.last(usage)) await send(event);
-      if (!named) await write("data: [DONE]\n\n");
-    } catch (error) {
-      onError(error);
-      if (out.aborted) return;
-      const told = toApiError(error);
-      await send(events.failed?.(told) ?? errorBody(c, told));
-    } finally {
-      clearInterval(beat);
-      onEnd();
-    }
-  });
+  { keepAlive, writeTimeout, onError }: StreamOptions,
+): Promise<void> {
+  const drop = () => {
+    out.abort();
+    // What a client does not read would keep its connection open.
+    (c.env as { outgoing?: { destroy(): void } } | undefined)?.outgoing?.destroy();
+  };
+  const write = async (text: string) => {
+    const late = setTimeout(drop, writeTimeout);
+    await out.write(text);
+    clearTimeout(late);
+  };
+  const send = (event: { type?: string }) => {
+    const name = named ? `event: ${event.type}\n` : "";
+    return write(`${name}data: ${JSON.stringify(event)}\n\n`);
+  };
+  out.onAbort(() => run.cancel(clientGone()));
+  const beat = setInterval(() => void out.write(KEEP_ALIVE), keepAlive);
+  try {
+    for (const event of events.first) await send(event);
+    const usage = await run.each(async (delta, request) => {
+      for (const event of events.event(delta, request)) await send(event);
+    });
+    for (const event of events.last(usage)) await send(event);
+    if (!named) await write("data: [DONE]\n\n");
+  } catch (error) {
+    onError(error);
+    if (out.aborted) return;
+    const told = toApiError(error);
+    await send(events.failed?.(told) ?? errorBody(c, told));
+  } finally {
+    clearInterval(beat);
+  }
 }
