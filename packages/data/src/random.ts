@@ -15,7 +15,8 @@ export function randomStream(seed: number): () => number {
 /** A permutation of 0 … n − 1 (Fisher and Yates). */
 export function shuffled(n: number, seed: number): Uint32Array {
   const random = randomStream(seed);
-  const order = Uint32Array.from({ length: n }, (_, i) => i);
+  const order = new Uint32Array(n);
+  for (let i = 0; i < n; i++) order[i] = i;
   for (let i = n - 1; i > 0; i--) {
     const j = Math.floor(random() * (i + 1));
     [order[i], order[j]] = [order[j] as number, order[i] as number];

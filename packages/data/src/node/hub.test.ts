@@ -312,4 +312,31 @@ describe("the cache", () => {
     expect(seen).toEqual([{ file: pinned[0], bytes: size, size }]);
     expect(new Set(log.map(({ token }) => token))).toEqual(new Set(["Bearer hf_secret"]));
   });
+
+  it("is no place for problems to be passed over", async () => {
+    vi.stubEnv("HF_ENDPOINT", options.endpoint);
+    vi.stubEnv("HF_HUB_CACHE", options.cache);
+    intervene = (request, response) => {
+      if (!request.url?.includes("/resolve/")) return false;
+      response.writeHead(403).end();
+      return true;
+    };
+    const samples = readSamples(["hf:o/n/data"], { onProblem: () => {} });
+    await expect(samples.next()).rejects.toThrow("not allowed; accept the terms at");
+  });
+
+  it("stops a download on request, and can go on later", async () => {
+    intervene = (request, response) => {
+      if (!request.url?.startsWith("/storage")) return false;
+      response.writeHead(200, { "content-length": large.length }).write(large.subarray(0, 999));
+      return true;
+    };
+    const stop = new AbortController();
+    const [file] = await hubFiles("hf:o/n/default:train", options);
+    const onDownload = () => stop.abort();
+    await expect(file?.local({ signal: stop.signal, onDownload })).rejects.toThrow("aborted");
+    expect(downloads()).toHaveLength(1);
+    intervene = () => false;
+    expect(await fetchOne()).toEqual(large);
+  });
 });
