@@ -6,15 +6,14 @@ export type Scalar = readonly [name: string, value: number];
  * `record/name`. What is no finite number is left out.
  */
 export function scalarsOf(line: object): Scalar[] {
-  return Object.entries(line).flatMap(([name, value]) =>
-    typeof value === "object" && value !== null && !Array.isArray(value)
-      ? numbersOf(value).map(([inner, number]) => [`${name}/${inner}`, number] as const)
-      : numbersOf({ [name]: value }),
-  );
-}
-
-function numbersOf(record: object): Scalar[] {
-  return Object.entries(record).filter((entry): entry is [string, number] =>
-    Number.isFinite(entry[1]),
-  );
+  const scalars: Scalar[] = [];
+  for (const [name, value] of Object.entries(line)) {
+    if (Number.isFinite(value)) scalars.push([name, value]);
+    else if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      for (const [inner, number] of Object.entries(value)) {
+        if (Number.isFinite(number)) scalars.push([`${name}/${inner}`, number as number]);
+      }
+    }
+  }
+  return scalars;
 }

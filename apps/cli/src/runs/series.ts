@@ -38,6 +38,8 @@ export class Series {
   stride: number = 1;
   /** Changes when points before the last have changed. */
   version: number = 0;
+  /** Changes with every line. */
+  revision: number = 0;
   readonly #limit: number;
 
   constructor(limit = 2000) {
@@ -49,6 +51,7 @@ export class Series {
     this.names.clear();
     this.stride = 1;
     this.version++;
+    this.revision++;
   }
 
   /** Takes a line of metrics.jsonl; one without a step is nothing. A step again, of a run gone on with, replaces what follows it. */
@@ -57,6 +60,7 @@ export class Series {
     const { step, tokens, seconds } = line as Record<string, unknown>;
     const at = finite(step);
     if (at === undefined) return;
+    this.revision++;
     this.#forgetFrom(at);
     let last = this.points.at(-1);
     if (last === undefined || last.count >= this.stride) {
@@ -70,7 +74,7 @@ export class Series {
     last.count++;
     for (const [name, value] of scalarsOf(line)) {
       if (!POSITIONS.has(name) && this.#known(name)) {
-        join(last.values, name, { count: 1, mean: value, min: value, max: value });
+        join(last.values, name, 1, value, value, value);
       }
     }
   }
@@ -104,7 +108,9 @@ export class Series {
       const first = points[2 * i] as Point;
       const second = points[2 * i + 1];
       if (second) {
-        for (const [name, spread] of second.values) join(first.values, name, spread);
+        for (const [name, { count, mean, min, max }] of second.values) {
+          join(first.values, name, count, mean, min, max);
+        }
         first.step = second.step;
         first.tokens = second.tokens ?? first.tokens;
         first.seconds = second.seconds ?? first.seconds;
@@ -123,16 +129,21 @@ export function mainMetric(names: ReadonlySet<string>): string | undefined {
   return ["reward", "mainLoss", "loss"].find((name) => names.has(name)) ?? [...names][0];
 }
 
-function join(values: Point["values"], name: string, more: Spread): void {
+/** In numbers, not in an object: a long file has millions of them. */
+function join(
+  values: Point["values"],
+  name: string,
+  ...[count, mean, min, max]: readonly [count: number, mean: number, min: number, max: number]
+): void {
   const spread = values.get(name);
   if (spread === undefined) {
-    values.set(name, { ...more });
+    values.set(name, { count, mean, min, max });
     return;
   }
-  spread.count += more.count;
-  spread.mean += (more.mean - spread.mean) * (more.count / spread.count);
-  spread.min = Math.min(spread.min, more.min);
-  spread.max = Math.max(spread.max, more.max);
+  spread.count += count;
+  spread.mean += (mean - spread.mean) * (count / spread.count);
+  spread.min = Math.min(spread.min, min);
+  spread.max = Math.max(spread.max, max);
 }
 
 function finite(value: unknown): number | undefined {

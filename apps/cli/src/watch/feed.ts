@@ -42,8 +42,6 @@ interface Followed {
   readonly found: FoundRun;
   readonly lines: JsonLines;
   readonly series: Series;
-  /** Counts changes. */
-  revision: number;
   entry: RunEntry;
 }
 
@@ -55,12 +53,15 @@ export class Feed {
     this.#roots = roots;
   }
 
-  /** Looks for runs, and reads what has been written since the last time. */
+  /**
+   * Looks for runs, and reads what has been written since the last time. Readers may be asked
+   * meanwhile: they give what has been read so far.
+   */
   async refresh(): Promise<void> {
     const found = await findRuns(this.#roots);
     const ids = new Set(found.map(({ id }) => id));
     for (const id of this.#runs.keys()) if (!ids.has(id)) this.#runs.delete(id);
-    for (const run of found) await this.#read(run);
+    await Promise.all(found.map((run) => this.#read(run)));
   }
 
   async #read(found: FoundRun): Promise<void> {
@@ -68,15 +69,13 @@ export class Feed {
     let run = this.#runs.get(found.id);
     if (run === undefined) {
       const entry = { id: found.id, name: found.name, planned: null, updated: null };
-      run = { found, lines: new JsonLines(file), series: new Series(), revision: 0, entry };
+      run = { found, lines: new JsonLines(file), series: new Series(), entry };
       this.#runs.set(found.id, run);
     }
     const { series, lines } = run;
-    const changed = await lines.read(
-      (line) => series.add(line),
-      () => series.clear(),
-    );
-    if (changed) run.revision++;
+    // A file that cannot be read for now has no news.
+    const add = (line: unknown) => series.add(line);
+    await lines.read(add, () => series.clear()).catch(() => {});
     const written = await stat(file).catch(() => undefined);
     run.entry = {
       ...{ id: found.id, name: found.name },
@@ -98,10 +97,10 @@ export class Feed {
       if (now !== entries) messages.push({ type: "runs", runs });
       entries = now;
       for (const id of sent.keys()) if (!this.#runs.has(id)) sent.delete(id);
-      for (const [id, { series, revision }] of this.#runs) {
+      for (const [id, { series }] of this.#runs) {
         const before = sent.get(id);
+        const { version, revision, points } = series;
         if (before?.revision === revision) continue;
-        const { version, points } = series;
         // The last point that was sent may stand for more by now.
         const from = before?.version === version ? Math.max(0, before.length - 1) : 0;
         messages.push({ type: "points", id, from, ...columnsOf(series, from) });

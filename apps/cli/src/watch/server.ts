@@ -47,14 +47,15 @@ export async function serveRuns(feed: Feed, port: number): Promise<WatchServer> 
 
   let looking = false;
   async function look(): Promise<void> {
-    if (looking || clients.size === 0) return;
-    looking = true;
-    try {
-      await feed.refresh();
-      for (const client of clients) send(client);
-    } finally {
-      looking = false;
+    if (clients.size === 0) return;
+    // Long files take more than one interval: what is read of them so far is shown.
+    if (!looking) {
+      looking = true;
+      await feed.refresh().finally(() => {
+        looking = false;
+      });
     }
+    for (const client of clients) send(client);
   }
   const timer = setInterval(() => void look(), INTERVAL);
 
