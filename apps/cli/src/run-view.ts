@@ -175,7 +175,8 @@ export async function trainWithProgress(
   );
   if (last) {
     await noteMachine(dir);
-    await writeReport(dir);
+    const { html } = await writeReport(dir);
+    io.stderr.write(`report: ${html}\n`);
   }
   const rate = first && last ? (last.tokens - first.tokens) / (last.seconds - first.seconds) : 0;
   const tokensPerSecond = Number.isFinite(rate) ? rate : 0;

@@ -67,6 +67,11 @@ it("teaches, stops on Ctrl-C with a checkpoint, goes on, and counts what it left
     new Set(["echo", "chats.jsonl"]),
   );
   expect(metrics.at(-1).mainLoss).toBeLessThan(metrics[0].mainLoss);
+  expect(second.err).toContain(`report: ${join(run, "report.html")}`);
+  const report = await readFile(join(run, "report.md"), "utf8");
+  for (const known of ["sourceLoss/echo", "settings.batch", "backend", "busiest over mean"]) {
+    expect(report).toContain(known);
+  }
   const ask = ["generate", "--model", result.model, "--prompt", "one", "--max-new-tokens", "4"];
   const asked = await dsv3([...ask, "--json"]);
   expect(asked).toMatchObject({ code: 0 });
