@@ -1,7 +1,6 @@
-import { generate, initParams } from "@dsv3/model";
-import { disposeTree, key } from "@dsv3/tensor";
+import { generate } from "@dsv3/model";
 import { expect, test } from "vitest";
-import type { Engine, EngineOptions } from "./engine.ts";
+import type { Engine } from "./engine.ts";
 import { type GenerationRequest, QueueFullError, RequestError } from "./request.ts";
 import { config, engines, prompt, tokenizer } from "./testing/tiny.ts";
 
@@ -61,7 +60,7 @@ test("the same seed gives the same tokens and log-probabilities, whatever happen
   const chunked = make({ maxPrefill: 24 });
   expect(await exact(chunked, true)).toEqual(alone);
 
-  const ahead = make({ speculate: true });
+  const ahead = make({ speculate: true, drafts: 2, maxPrefill: 40 });
   expect(await exact(ahead, true)).toEqual(alone);
   expect(await exact(ahead, true)).toEqual(alone); // with prefix hits
   expect(ahead.stats().drafts).toBeGreaterThan(200);
@@ -71,44 +70,6 @@ test("the same seed gives the same tokens and log-probabilities, whatever happen
   expect(starved.stats().preemptions).toBeGreaterThan(0);
   expect(starved.stats().usedBlocks).toBe(0);
 }, 60_000);
-
-test("right guesses are taken, wrong ones are not, and the answer is the same", async () => {
-  // Of 16 ids, a random MTP module guesses some right.
-  const few = { ...config, vocabSize: 16 };
-  const params = initParams(few, key(5));
-  const requests = [0, 1, 2, 3, 4].map((i): GenerationRequest => {
-    const options = {
-      temperature: i % 2,
-      seed: i,
-      ignoreEos: true,
-      frequencyPenalty: i === 4 ? 0.2 : 0,
-    };
-    return { prompt: prompt(40 + i, i).map((id) => id % 16), maxTokens: 150, ...options };
-  });
-  const answers = async (options: Partial<EngineOptions>) => {
-    const engine = make({ params, config: few, ...options });
-    const results = await Promise.all(requests.map((request) => engine.generate(request)));
-    return { drawn: results.map(({ choices }) => choices[0]!.drawn), stats: engine.stats() };
-  };
-  const plain = await answers({});
-  const ahead = await answers({ speculate: true });
-  expect(ahead.drawn).toEqual(plain.drawn);
-  const { acceptedDrafts, drafts, steps } = ahead.stats;
-  expect(acceptedDrafts).toBeGreaterThan(20);
-  expect(drafts - acceptedDrafts).toBeGreaterThan(20);
-  expect(steps).toBeLessThan(plain.stats.steps);
-
-  const cramped = await answers({ speculate: true, maxContext: 200, cacheTokens: 320 });
-  expect(cramped.drawn).toEqual(plain.drawn);
-  expect(cramped.stats.preemptions).toBeGreaterThan(0);
-  disposeTree(params);
-});
-
-test("speculation needs an MTP module", () => {
-  expect(() => make({ params: { ...params(), mtp: [] }, speculate: true })).toThrow(
-    "with an MTP module",
-  );
-});
 
 test("answers to one prompt share its blocks", async () => {
   const engine = make();

@@ -46,6 +46,8 @@ export interface EngineOptions {
    * unless given). Answers stay the same, to the last bit; right guesses make them faster.
    */
   readonly speculate?: boolean;
+  /** Tokens that are guessed with `speculate`, the second and later ones by the same module; 1 unless given. */
+  readonly drafts?: number;
   /** Recounts all cache blocks at every step, and fails if one was lost. For tests. */
   readonly checkBlocks?: boolean;
 }
@@ -66,6 +68,8 @@ export interface EngineStats {
   /** Tokens guessed by the MTP module, and guessed right. */
   readonly drafts: number;
   readonly acceptedDrafts: number;
+  /** Tokens that a step gave an answer in the mean, where it checked guesses; 0 if none has. */
+  readonly acceptanceLength: number;
 }
 
 /** An answer's stream, and all that ends with it. */
@@ -78,6 +82,8 @@ interface Output {
   readonly shown: ReadonlyMap<number, string>;
   readonly maxTokens: number;
 }
+
+const MAX_DRAFTS = 8;
 
 /** Formats whose automata and masks are kept. */
 const MAX_GRAMMARS = 32;
@@ -99,6 +105,8 @@ export class Engine {
   #generatedTokens = 0;
   #drafts = 0;
   #acceptedDrafts = 0;
+  /** Steps of single answers that checked guesses. */
+  #checks = 0;
   #loop: Promise<void> | null = null;
   #failure: Error | null = null;
 
@@ -135,8 +143,12 @@ export class Engine {
         "speculate needs a model with an MTP module; load it with its own, or leave speculate out",
       );
     }
+    const ahead = speculate ? whole("drafts", options.drafts ?? 1) : 0;
+    if (ahead > MAX_DRAFTS) {
+      throw new RangeError(`drafts is ${ahead}; more than ${MAX_DRAFTS} guesses are never right`);
+    }
     const sizes = { blocks, maxContext, computeDtype, cacheDtype };
-    this.#runner = new Runner({ params, config, batchInvariant, speculate, ...sizes });
+    this.#runner = new Runner({ params, config, batchInvariant, ahead, ...sizes });
   }
 
   /**
@@ -231,6 +243,7 @@ export class Engine {
       prefixHits,
       drafts: this.#drafts,
       acceptedDrafts: this.#acceptedDrafts,
+      acceptanceLength: this.#checks === 0 ? 0 : 1 + this.#acceptedDrafts / this.#checks,
     };
   }
 
@@ -273,8 +286,9 @@ export class Engine {
   }
 
   /** Takes what a step gave a sequence, as far as its answer goes on. */
-  #advance(sequence: Sequence, { drawn, draft }: Progress): void {
-    if (sequence.draft !== null) this.#drafts++;
+  #advance(sequence: Sequence, { drawn, drafts }: Progress): void {
+    this.#drafts += sequence.drafts.length;
+    if (sequence.drafts.length > 0) this.#checks++;
     for (const [i, one] of drawn.entries()) {
       const output = this.#outputs.get(sequence);
       if (output === undefined || this.#cancelled.has(sequence)) return;
@@ -285,9 +299,9 @@ export class Engine {
       this.#give(sequence, output, one);
     }
     const output = this.#outputs.get(sequence);
-    // A guess past the answer's end would need room that nobody set aside.
-    const room = output && sequence.generatedCount + 1 < output.maxTokens;
-    sequence.draft = room ? draft : null;
+    // Guesses past the answer's end would need room that nobody set aside.
+    const room = output ? output.maxTokens - sequence.generatedCount - 1 : 0;
+    sequence.drafts = drafts.slice(0, Math.max(0, room));
   }
 
   /** Takes a token that was drawn for a sequence, tells its reader, and ends the answer if it does. */

@@ -15,14 +15,25 @@ import {
   mtpCached,
 } from "@dsv3/model";
 import {
+  add,
+  and,
   argmax,
   type Compiled,
   compile,
+  concat,
   disposeTree,
+  expandDims,
+  gt,
+  iota,
+  le,
+  mul,
   reshape,
   type Tensor,
+  take,
+  takeAlong,
   tensor,
   treePaths,
+  where,
 } from "@dsv3/tensor";
 import { BLOCK_TOKENS } from "./blocks.ts";
 import { MAX_LOGPROBS } from "./request.ts";
@@ -46,8 +57,8 @@ export interface RunnerOptions {
   readonly cacheDtype: "f32" | "bf16";
   /** Whether results are the same to the last bit in every batch. */
   readonly batchInvariant: boolean;
-  /** Whether the model's first MTP module guesses tokens ahead. */
-  readonly speculate: boolean;
+  /** Tokens that the model's first MTP module guesses ahead; 0: none. */
+  readonly ahead: number;
 }
 
 /** A token that was drawn, with what was asked to be known of it. */
@@ -67,14 +78,21 @@ export interface Drawn {
 export interface Progress {
   /** The next token; with speculation perhaps the one after it, too. */
   readonly drawn: readonly Drawn[];
-  /** A guess at the token after those; null without speculation. */
-  readonly draft: number | null;
+  /** Guesses at the tokens after those; none without speculation. */
+  readonly drafts: readonly number[];
 }
 
 const LEAST_ROWS = 8;
 
 /** Tokens of some sequences, as the programs take them. */
 type Placed = { ids: Tensor; lengths: Tensor; pages: Tensor };
+
+/** Where guessing goes on from: i32 [B] each. */
+type GuessFrom = {
+  column: Tensor; // of the last token that is certain
+  length: Tensor; // tokens up to it, 0 for idle rows
+  room: Tensor; //   tokens that the row's blocks hold
+};
 
 type Forward = Compiled<
   [params: ModelParams, batch: Placed, caches: Tensor[], logits: number],
@@ -106,40 +124,80 @@ export class Runner {
   >;
   readonly #score: Compiled<[logits: Tensor, tokens: Tensor, logprobs: number], ScoreResult>;
   readonly #guess: Compiled<
-    [params: ModelParams, hidden: Tensor, batch: Placed, cache: Tensor],
+    [
+      params: ModelParams,
+      hidden: Tensor,
+      batch: Placed,
+      from: GuessFrom,
+      cache: Tensor,
+      ahead: number,
+    ],
     { tokens: Tensor; cache: Tensor }
   >;
   #caches: Tensor[];
   #mtpCache: Tensor | null;
 
   constructor(options: RunnerOptions) {
-    const { config, blocks, computeDtype, cacheDtype, speculate } = options;
+    const { config, blocks, computeDtype, cacheDtype, ahead } = options;
     this.#options = options;
     this.#params = options.params;
     this.#tableWidth = Math.ceil(options.maxContext / BLOCK_TOKENS);
     this.#caches = latentCaches(config, blocks, BLOCK_TOKENS, cacheDtype);
-    this.#mtpCache = speculate
-      ? latentCaches({ ...config, numHiddenLayers: 1 }, blocks, BLOCK_TOKENS, cacheDtype)[0]!
-      : null;
+    this.#mtpCache =
+      ahead > 0
+        ? latentCaches({ ...config, numHiddenLayers: 1 }, blocks, BLOCK_TOKENS, cacheDtype)[0]!
+        : null;
     this.#forward = compile(
       (params: ModelParams, { ids, lengths, pages }: Placed, caches: Tensor[], logits: number) => {
         const settings = { pages, computeDtype, form: "absorbed", logits } as const;
         const result = forwardCached(params, ids, caches, lengths, config, settings);
         return {
           logits: reshape(result.logits, [-1, config.vocabSize]),
-          hidden: speculate ? result.hidden : null,
+          hidden: ahead > 0 ? result.hidden : null,
           caches: result.caches,
         };
       },
       { name: "serve", donate: [2] },
     );
     this.#guess = compile(
-      (params: ModelParams, hidden: Tensor, { ids, lengths, pages }: Placed, cache: Tensor) => {
+      (
+        params: ModelParams,
+        hidden: Tensor,
+        { ids, lengths, pages }: Placed,
+        { column, length, room }: GuessFrom,
+        cache: Tensor,
+        ahead: number,
+      ) => {
         const settings = { pages, computeDtype, form: "absorbed", logits: "all" } as const;
-        const result = mtpCached(params, 1, hidden, ids, cache, lengths, config, settings);
-        return { tokens: argmax(result.logits, 2), cache: result.cache };
+        const first = mtpCached(params, 1, hidden, ids, cache, lengths, config, settings);
+        const [batch, width, D] = first.hidden.shape as [number, number, number];
+        let token = takeAlong(argmax(first.logits, 2), expandDims(column, 1)); // [B, 1]
+        const at = add(mul(iota(batch), width), column);
+        let state = expandDims(take(reshape(first.hidden, [batch * width, D]), at), 1); // [B, 1, D]
+        const tokens = [token];
+        let updated = first.cache;
+        // The module again, as if its own guess and hidden state were the model's (EAGLE, arXiv 2401.15077).
+        for (let i = 1; i < ahead; i++) {
+          const reach = add(length, i);
+          const fits = and(gt(length, 0), le(reach, room));
+          const result = mtpCached(
+            params,
+            1,
+            state,
+            token,
+            updated,
+            where(fits, reach, 0),
+            config,
+            settings,
+          );
+          token = argmax(result.logits, 2);
+          state = result.hidden;
+          updated = result.cache;
+          tokens.push(token);
+        }
+        return { tokens: concat(tokens, 1), cache: updated };
       },
-      { name: "guess", donate: [3] },
+      { name: "guess", donate: [4] },
     );
     this.#sample = compile(sampleRows, { name: "sample" });
     this.#score = compile(scoreRows, { name: "score" });
@@ -162,51 +220,59 @@ export class Runner {
         drawn.push(all.at(-1)!);
       } else logits.dispose();
       const more = drawn.map(({ token }) => token);
-      const guesses = await this.#guessNext(hidden, [{ sequence, more, end: at }], 1, width);
-      if (last) return { drawn, draft: guesses?.[width - 1] ?? null };
+      const [drafts = []] = await this.#guessNext(
+        hidden,
+        [{ sequence, more, end: at }],
+        [0],
+        1,
+        width,
+      );
+      if (last) return { drawn, drafts };
     }
     return null;
   }
 
   /**
-   * Computes the last token of each sequence and draws the next one. A sequence's draft is computed
-   * along, and the token after it drawn: that one counts if the first turns out to be the draft.
-   * So speculation changes the pace of an answer, never the answer, sampled or not.
+   * Computes the last token of each sequence and draws the next one. A sequence's drafts are computed
+   * along, and the token after each drawn: it counts if those before it turn out to be the drafts.
+   * So speculation changes the pace of an answer, never the answer, sampled or not. A draft is taken as
+   * often as in rejection sampling (arXiv 2211.17192): the draws are of the model, and a guess that is
+   * one token for certain is accepted there, too, with the probability that the model gives it.
    */
   async decode(sequences: readonly Sequence[]): Promise<Progress[]> {
-    const { batchInvariant, speculate } = this.#options;
-    const width = speculate ? 2 : 1;
-    const batch = Math.max(
-      batchInvariant ? Math.ceil(LEAST_ROWS / width) : 1,
-      powerOfTwo(sequences.length),
-    );
+    const { batchInvariant, ahead } = this.#options;
+    const width = ahead + 1;
+    // Also a multiple of 4 rows: reductions go over rows side by side, or else along them.
+    const least = batchInvariant ? Math.max(4, LEAST_ROWS / width) : 1;
+    const batch = Math.max(least, powerOfTwo(sequences.length));
     const rows = sequences.map((sequence): Row => {
-      const more = sequence.draft === null ? [] : [sequence.draft];
+      const more = sequence.drafts;
       return { sequence, more, end: sequence.tokens.length + more.length };
     });
     const { logits, hidden } = this.#run(rows, batch, width, width);
-    // Of the columns of a row without a draft only the last is new: those before are not drawn from.
-    const drawRows = rows.flatMap(({ sequence, more }): (DrawRow | null)[] => {
-      const next = { sequence, after: [] };
-      if (width === 1) return [next];
-      return more.length === 0 ? [null, next] : [next, { sequence, after: more }];
-    });
+    // Columns before a row's last token are not new: they are not drawn from.
+    const drawRows = rows.flatMap(({ sequence, more }): (DrawRow | null)[] => [
+      ...new Array<null>(ahead - more.length).fill(null),
+      ...Array.from({ length: more.length + 1 }, (_, i) => ({ sequence, after: more.slice(0, i) })),
+    ]);
     const drawn = await this.#draw(logits, drawRows);
     const newly = rows.map(({ more }, row) =>
       drawn.slice((row + 1) * width - 1 - more.length, (row + 1) * width),
     );
+    /** How many of them count: all up to the first that is not as it was guessed. */
+    const counts = rows.map(({ more }, row) => {
+      const wrong = more.findIndex((draft, i) => newly[row]![i]!.token !== draft);
+      return wrong < 0 ? more.length + 1 : wrong + 1;
+    });
     const guessRows = rows.map(({ sequence, end }, row): Row => {
       return { sequence, more: newly[row]!.map(({ token }) => token), end };
     });
-    const guesses = await this.#guessNext(hidden, guessRows, batch, width);
-    return rows.map(({ more }, row) => {
-      const wrong = more.length > 0 && newly[row]![0]!.token !== more[0];
-      const last = (row + 1) * width - 1;
-      return {
-        drawn: wrong ? newly[row]!.slice(0, 1) : newly[row]!,
-        draft: guesses?.[wrong ? last - 1 : last] ?? null,
-      };
-    });
+    const refused = counts.map((count, row) => newly[row]!.length - count);
+    const drafts = await this.#guessNext(hidden, guessRows, refused, batch, width);
+    return newly.map((drawn, row) => ({
+      drawn: drawn.slice(0, counts[row]),
+      drafts: drafts[row] ?? [],
+    }));
   }
 
   /**
@@ -253,24 +319,43 @@ export class Runner {
   }
 
   /**
-   * Guesses of the MTP module, batch · width in all: in column t, the token two places after that of
-   * the column, from its hidden state and the token one place after it. Null without speculation.
+   * Guesses of the MTP module for each row, the first from the hidden state of its last certain token,
+   * which stands `refused` columns before its last, and the token after it. None without speculation.
    */
   async #guessNext(
     hidden: Tensor | null,
     rows: readonly Row[],
+    refused: readonly number[],
     batch: number,
     width: number,
-  ): Promise<ArrayLike<number> | null> {
-    if (hidden === null) return null;
+  ): Promise<number[][]> {
+    if (hidden === null) return [];
     const placed = this.#place(rows, batch, width, 1);
-    const { tokens, cache } = this.#guess(this.#params, hidden, placed, this.#mtpCache!);
+    const perRow = (value: (row: Row, i: number) => number) =>
+      i32(
+        Int32Array.from({ length: batch }, (_, i) => (rows[i] ? value(rows[i], i) : 0)),
+        [batch],
+      );
+    const from: GuessFrom = {
+      column: perRow((_, i) => width - 1 - refused[i]!),
+      length: perRow(({ end }, i) => end - refused[i]!),
+      room: perRow(({ sequence }) => sequence.blocks.length * BLOCK_TOKENS),
+    };
+    const { ahead } = this.#options;
+    const { tokens, cache } = this.#guess(
+      this.#params,
+      hidden,
+      placed,
+      from,
+      this.#mtpCache!,
+      ahead,
+    );
     this.#mtpCache = cache;
     hidden.dispose();
-    disposeTree(placed);
-    const guesses = await tokens.data();
+    disposeTree([placed, from]);
+    const guesses = Array.from((await tokens.data()) as Int32Array);
     tokens.dispose();
-    return guesses;
+    return rows.map((_, i) => guesses.slice(i * ahead, (i + 1) * ahead));
   }
 
   /** Fills in what rows of logits, the last of them after place `end` − 1, say of the prompt's next tokens. */

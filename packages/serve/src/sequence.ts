@@ -27,8 +27,8 @@ export class Sequence {
   preemptions = 0;
   /** Log-probabilities of the prompt's tokens, as far as they are known; null: nobody asks for them. */
   readonly scores: (Drawn | null)[] | null;
-  /** A guess at the next token, which is computed along with the last one. */
-  draft: number | null = null;
+  /** Guesses at the next tokens, which are computed along with the last one. */
+  drafts: readonly number[] = [];
   /** Keys of the leading full blocks, as far as they are known; they do not change any more. */
   readonly #keys: string[] = [];
   readonly #root: string;
@@ -80,9 +80,9 @@ export class Sequence {
     return this.generatedCount > 0 && this.computed === this.tokens.length - 1;
   }
 
-  /** Tokens that the next step computes: the draft counts. */
+  /** Tokens that are there after the next step, if all drafts are right. */
   get wanted(): number {
-    return this.tokens.length + (this.draft === null ? 0 : 1);
+    return this.tokens.length + this.drafts.length;
   }
 
   append(token: number): void {
@@ -130,7 +130,7 @@ export class Sequence {
     pool.release(this.blocks);
     this.blocks.length = 0;
     this.computed = 0;
-    this.draft = null;
+    this.drafts = [];
   }
 
   #blockTokens(i: number): Uint32Array {
