@@ -27,7 +27,8 @@ export function sampleToken(
   { temperature = 0, topK = logits.length, topP = 1 }: SampleOptions,
   random: () => number,
 ): number {
-  const best = logits.reduce((best, x, id) => (x > logits[best]! ? id : best), 0);
+  let best = 0;
+  for (let id = 1; id < logits.length; id++) if (logits[id]! > logits[best]!) best = id;
   if (temperature === 0) return best;
 
   const weights = Float64Array.from(logits, (x) => Math.exp((x - logits[best]!) / temperature));
