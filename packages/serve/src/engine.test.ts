@@ -229,6 +229,31 @@ test("the queue is bounded, and the more urgent come first", async () => {
   expect(order).toEqual(["urgent", "first", "second"]);
 });
 
+test("the more urgent take the place of others, which go on later as if nothing had been", async () => {
+  const slow = { prompt: prompt(70), maxTokens: 60, seed: 1, priority: 1, ignoreEos: true };
+  const [alone] = await tokens(make(), slow);
+  for (const cramped of [{ maxRunning: 1 }, { maxContext: 192, cacheTokens: 192 }]) {
+    const engine = make(cramped);
+    const order: string[] = [];
+    const generation = engine.submit(slow);
+    let urgent: Promise<unknown> | undefined;
+    const ask = (name: string, priority: number) =>
+      tokens(engine, { prompt: prompt(100, 1), maxTokens: 20, priority, ignoreEos: true }).then(
+        () => order.push(name),
+      );
+    const made: number[] = [];
+    for await (const { token } of generation) {
+      made.push(token);
+      if (made.length === 5) urgent = Promise.all([ask("same", 1), ask("urgent", 0)]);
+    }
+    order.push("slow");
+    await urgent;
+    expect(order).toEqual(["urgent", "slow", "same"]);
+    expect(made).toEqual(alone);
+    expect(engine.stats().preemptions).toBe(1);
+  }
+});
+
 test.each<[string, Partial<GenerationRequest>, string]>([
   ["an empty prompt", { prompt: [] }, "prompt: is empty"],
   ["an id outside the vocabulary", { prompt: [1, 320] }, "token 1 is 320"],

@@ -56,7 +56,7 @@ export interface GenerationRequest extends Sampling {
    * null. 1, all that have one, unless given.
    */
   readonly promptLogprobsFrom?: number;
-  /** Lower is served first; 0 unless given. */
+  /** Lower is served first, in the place of running ones that are higher; 0 unless given. */
   readonly priority?: number;
   /** Requests share cached prefixes only with requests of the same salt. */
   readonly cacheSalt?: string;

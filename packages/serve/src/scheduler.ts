@@ -4,7 +4,8 @@
  * than a chunk (continuous batching with chunked prefill; Orca, OSDI 2022; Sarathi-Serve, OSDI 2024).
  *
  * When blocks run out, the last and least important running sequence gives its own back and waits at
- * its old place; its tokens are computed again later, as one prompt (vLLM, SOSP 2023, section 4.5).
+ * its old place; its tokens are computed again later, as one prompt (vLLM, SOSP 2023, section 4.5). So
+ * do those of less priority when a more important one finds no place.
  */
 import { BlockPool } from "./blocks.ts";
 import type { Sequence } from "./sequence.ts";
@@ -72,6 +73,7 @@ export class Scheduler {
 
   /** The next step's work. Blocks for all of it are taken, and count as computed. */
   plan(): Plan {
+    this.#giveWay();
     const decode: Sequence[] = [];
     for (const sequence of this.#running.filter((s) => s.decoding).sort(order)) {
       if (this.#makeRoom(sequence)) {
@@ -112,14 +114,30 @@ export class Scheduler {
   #makeRoom(sequence: Sequence): boolean {
     while (this.#running.includes(sequence)) {
       if (sequence.missing(sequence.wanted) <= this.pool.free) return true;
-      const victim = this.#running.toSorted(order).at(-1)!;
-      this.#running.splice(this.#running.indexOf(victim), 1);
-      victim.release(this.pool);
-      victim.preemptions++;
-      this.preemptions++;
-      this.add(victim);
+      this.#preempt(this.#running.toSorted(order).at(-1)!);
     }
     return false;
+  }
+
+  /** Those of less priority wait if else the first of the queue would have to, the last of them first. */
+  #giveWay(): void {
+    const [urgent] = this.#waiting;
+    if (urgent === undefined) return;
+    const victims = this.#running.filter(({ priority }) => priority > urgent.priority).sort(order);
+    const held = victims.reduce((sum, { blocks }) => sum + blocks.length, 0);
+    const need = urgent.missing(urgent.tokens.length);
+    if (need > this.pool.free + held) return;
+    const isFull = () => this.#running.length >= this.#options.maxRunning || need > this.pool.free;
+    while (isFull() && victims.length > 0) this.#preempt(victims.pop()!);
+  }
+
+  /** Takes a sequence's blocks; it waits at its old place. */
+  #preempt(victim: Sequence): void {
+    this.#running.splice(this.#running.indexOf(victim), 1);
+    victim.release(this.pool);
+    victim.preemptions++;
+    this.preemptions++;
+    this.add(victim);
   }
 
   /** Starts the first of the queue, if there is a place and room for all its tokens. */
