@@ -56,8 +56,10 @@ export function evaluationRows(all: readonly EvaluationResults[]): EvaluationRow
   for (const { results, "n-shot": shots } of all) {
     for (const [task, numbers] of Object.entries(results)) {
       for (const [key, value] of Object.entries(numbers)) {
-        const [metric = "", filter = "none"] = key.split(",");
-        if (typeof value !== "number" || metric.endsWith("_stderr")) continue;
+        // Other numbers, such as how many documents there are, have no filter.
+        const [metric = "", filter] = key.split(",");
+        if (typeof value !== "number" || filter === undefined || metric.endsWith("_stderr"))
+          continue;
         const error = numbers[`${metric}_stderr,${filter}`];
         const row = {
           ...{ task, metric, filter, value },

@@ -51,7 +51,7 @@ it("tells all that the folder holds, in a page and in Markdown", async () => {
   }));
   await writeFile(join(run, "loads.jsonl"), lines(loads));
   await mkdir(join(run, "eval", "model"), { recursive: true });
-  const measured = { alias: "arc", "acc,none": 0.25, "acc_stderr,none": 0.0125 };
+  const measured = { alias: "arc", "acc,none": 0.25, "acc_stderr,none": 0.0125, sample_len: 777 };
   const results = { results: { arc_easy: measured }, "n-shot": { arc_easy: 5 } };
   await writeFile(join(run, "eval", "model", "results_2026.json"), JSON.stringify(results));
   const files = await writeReport(run, {
@@ -77,6 +77,8 @@ it("tells all that the folder holds, in a page and in Markdown", async () => {
       expect(text).toContain(fact);
     }
   }
+  expect(markdown).toContain("| arc\\_easy | acc |  | 5 | 0.2500 | 0.0125 |");
+  expect(markdown).not.toContain("777");
   // The busiest of the first layer has 3 of a mean of 2, of the second 8 of 2.
   expect(markdown).toContain("| 1 | 4 | 1.50 | 0.50 |\n| 2 | 4 | 4.00 | 0.00 |");
 
@@ -111,7 +113,10 @@ it("stands names that are markup, numbers that are none, and lines that are dama
     ]),
   );
   await writeFile(join(run, "run.json"), JSON.stringify({ settings: 3, config: { [evil]: evil } }));
-  await writeFile(join(run, "results_x.json"), JSON.stringify({ results: { [evil]: { acc: 1 } } }));
+  await writeFile(
+    join(run, "results_x.json"),
+    JSON.stringify({ results: { [evil]: { "acc,none": 1 } } }),
+  );
   const { html, markdown } = await writeReport(run, {
     samples: [{ prompt: evil, text: "```\n# not a title" }],
   });
