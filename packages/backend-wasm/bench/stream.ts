@@ -1,13 +1,18 @@
 /**
  * The rate at which threads read memory through WebAssembly, the ceiling of everything that streams:
  *
- *     node bench/stream.ts [THREADS]
+ *     node bench/stream.ts [THREADS [MB]]
+ *
+ * Last-level caches of servers hold 128 MB and more, and are faster than memory: to compare with a
+ * program that reads so many bytes again and again, stream as many.
  */
 import { Worker } from "node:worker_threads";
 import { f32x4, i32, Module, v128 } from "../src/asm.ts";
 import { MEMORY_IMPORT } from "../src/driver.ts";
 
-const STREAM_BYTES = 2 ** 27;
+const STREAM_MB = 128;
+/** What a thread reads is a multiple of this: four streams of 128 bytes. */
+const WHOLE = 512;
 
 /** read(from, to): loads every vector of a range, in four streams. */
 function reader(): WebAssembly.Module {
@@ -32,10 +37,11 @@ function reader(): WebAssembly.Module {
   return new WebAssembly.Module(m.bytes());
 }
 
-/** Bytes per nanosecond (GB/s) that threads read together. */
-export async function streaming(threads: number): Promise<number> {
+/** Bytes per nanosecond (GB/s) at which threads read so many megabytes (10^6 bytes) together. */
+export async function streaming(threads: number, megabytes = STREAM_MB): Promise<number> {
+  const each = Math.ceil((megabytes * 1e6) / threads / WHOLE) * WHOLE;
   const memory = new WebAssembly.Memory({
-    initial: STREAM_BYTES / 65536 + 1,
+    initial: Math.ceil((threads * each + 1024) / 65536),
     maximum: 65536,
     shared: true,
   });
@@ -52,7 +58,6 @@ export async function streaming(threads: number): Promise<number> {
     while (performance.now() - start < 1000 * seconds) { read(from, to); passes++; }
     parentPort.postMessage((to - from) * passes / (performance.now() - start) / 1e6);`;
   const module = reader();
-  const each = STREAM_BYTES / threads;
   const rates = Array.from({ length: threads }, (_, t) => {
     const from = 1024 + t * each;
     const worker = new Worker(source, {
@@ -71,6 +76,7 @@ export async function streaming(threads: number): Promise<number> {
 }
 
 if (import.meta.main) {
-  const threads = Number(process.argv[2] ?? 2);
-  console.log(JSON.stringify({ threads, gigabytesPerSecond: await streaming(threads) }));
+  const [threads = 2, megabytes = STREAM_MB] = process.argv.slice(2).map(Number);
+  const gigabytesPerSecond = await streaming(threads, megabytes);
+  console.log(JSON.stringify({ threads, megabytes, gigabytesPerSecond }));
 }

@@ -224,6 +224,8 @@ const DECODED: ModelConfig = {
 
 const PROMPT = [1, 2, 3];
 const NEW_TOKENS = 40;
+/** Of each form, in turns: other programs slow down some. */
+const DECODE_ROUNDS = 3;
 
 async function decode(): Promise<Row[]> {
   const init = compile((k: Tensor) => initParams(DECODED, k));
@@ -231,17 +233,24 @@ async function decode(): Promise<Row[]> {
   const params = init(seed) as ModelParams;
   init.dispose();
   const { activeWithoutEmbedding: read } = countParameters(DECODED);
-  const rows: Row[] = [];
   const narrow = (t: Tensor) => (t.rank > 1 ? cast(t, "bf16") : t);
-  const forms = { f32: params, bf16: treeMap(narrow, params), i8: compressParams(params) };
-  for (const [dtype, weights] of Object.entries(forms) as [
-    DType,
-    ModelParams | CompressedParams,
-  ][]) {
-    const seconds = await secondsPerToken(weights);
-    const bandwidth = (read * dtypeBytes(dtype)) / seconds / 1e9;
-    const ceiling = streamRate();
-    rows.push(
+  const weights = { f32: params, bf16: treeMap(narrow, params), i8: compressParams(params) };
+  const forms = Object.entries(weights).map(([dtype, weights]) => ({
+    dtype,
+    weights,
+    bytes: read * dtypeBytes(dtype as DType),
+    seconds: Number.POSITIVE_INFINITY,
+    ceiling: 0,
+  }));
+  for (let round = 0; round < DECODE_ROUNDS; round++) {
+    for (const form of forms) {
+      form.seconds = Math.min(form.seconds, await secondsPerToken(form.weights));
+      form.ceiling = Math.max(form.ceiling, streamRate(form.bytes));
+    }
+  }
+  return forms.flatMap(({ dtype, bytes, seconds, ceiling }) => {
+    const bandwidth = bytes / seconds / 1e9;
+    return [
       {
         name: `decoding ${(read / 1e6).toFixed(0)}M parameters in ${dtype}`,
         value: 1 / seconds,
@@ -249,14 +258,13 @@ async function decode(): Promise<Row[]> {
       },
       { name: "… weights read", value: bandwidth, unit: "GB/s" },
       {
-        name: `… of ${ceiling.toFixed(1)} GB/s that the threads can read`,
+        name: `… of ${ceiling.toFixed(1)} GB/s at which the threads read as many bytes`,
         value: (100 * bandwidth) / ceiling,
         unit: "%",
         expected: 60,
       },
-    );
-  }
-  return rows;
+    ];
+  });
 }
 
 /** Median over the later tokens. */
@@ -272,11 +280,13 @@ async function secondsPerToken(weights: ModelParams | CompressedParams): Promise
   return later[later.length >> 1]! / 1000;
 }
 
-/** Measured in another process, while this one waits. */
-function streamRate(): number {
+/** GB/s of reads of so many bytes, measured in another process, while this one waits. */
+function streamRate(bytes: number): number {
   const manifest = createRequire(import.meta.url).resolve("@dsv3/backend-wasm/package.json");
   const script = join(dirname(manifest), "bench/stream.ts");
-  const output = execFileSync(process.execPath, [script, `${THREADS}`], { encoding: "utf8" });
+  const output = execFileSync(process.execPath, [script, `${THREADS}`, `${bytes / 1e6}`], {
+    encoding: "utf8",
+  });
   return (JSON.parse(output) as { gigabytesPerSecond: number }).gigabytesPerSecond;
 }
 

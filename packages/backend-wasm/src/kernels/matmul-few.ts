@@ -335,7 +335,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const bytes = matrices * n * k * size;
   const multiply = {
     tasks: matrices * groups,
-    nanoseconds: Math.max(bytes / 25, matrices * n * k * m * 0.08),
+    nanoseconds: Math.max(bytes / 12, matrices * n * k * m * 0.08),
     emit,
   };
   if (!quick) return { phases: [multiply] };

@@ -119,7 +119,7 @@ export function wideRows(kernel: MatmulKernel, target: Target): KernelCode {
   };
 
   const bytes = matrices * n * k * size;
-  const nanoseconds = Math.max(bytes / 25, matrices * n * k * m * 0.08);
+  const nanoseconds = Math.max(bytes / 12, matrices * n * k * m * 0.08);
   return {
     phases: [{ tasks: matrices * stripes, nanoseconds, emit }],
     threadScratch: 4 * m * width,
