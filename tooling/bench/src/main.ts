@@ -11,14 +11,20 @@ import { formatRows, PART_NAMES, type Row, runPart } from "./part.ts";
 import { peerModules } from "./peers.ts";
 import { expectations, formatSideBySide, type SideBySide, sideBySide } from "./side-by-side.ts";
 
+/** Parts with tables of their own, as scripts. */
+const SCRIPTS: Readonly<Record<string, URL>> = {
+  tokenizer: new URL("../../../packages/tokenizer/bench/tokenizer.ts", import.meta.url),
+  serve: new URL("./serve.ts", import.meta.url),
+  grammar: new URL("./serve-grammar.ts", import.meta.url),
+};
+
 const USAGE = `Usage: npm run bench [-- NAME…] [--json] [--rounds N]
 
-Parts: peers, ${PART_NAMES.join(", ")}, tokenizer; all of them unless named.
+Parts: peers, ${PART_NAMES.join(", ")}, ${Object.keys(SCRIPTS).join(", ")}; all of them unless named.
 A part of a case's name, such as "matmul 1024" or "softmax", runs that case beside the peers.
 Close other programs first; times are medians, the best of the rounds.
 `;
 const OWN = new URL("./dsv3.ts", import.meta.url);
-const TOKENIZER = new URL("../../../packages/tokenizer/bench/tokenizer.ts", import.meta.url);
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -41,31 +47,34 @@ if (values.help) {
 async function bench(names: readonly string[]): Promise<void> {
   const all = names.length === 0;
   const parts = PART_NAMES.filter((part) => all || names.includes(part));
-  const tokenizer = all || names.includes("tokenizer");
+  const scripts = Object.keys(SCRIPTS).filter((name) => all || names.includes(name));
   const cases = CASES.filter(
     ({ name }) => all || names.includes("peers") || names.some((wanted) => name.includes(wanted)),
   );
-  if (parts.length + cases.length === 0 && !tokenizer) {
+  if (parts.length + cases.length + scripts.length === 0) {
     process.stderr.write(`nothing is called ${names.join(", ")}\n\n${USAGE}`);
     process.exitCode = 2;
     return;
   }
   const tell = (what: string): void => void process.stderr.write(`${what} …\n`);
-  const json: { peers?: SideBySide; rows: Row[]; tokenizer?: unknown } = { rows: [] };
+  const json: { peers?: SideBySide; rows: Row[]; [script: string]: unknown } = { rows: [] };
   if (cases.length > 0) json.peers = await beside(cases, tell);
   for (const part of parts) {
     tell(part);
     json.rows.push(...runPart(part));
   }
   if (!values.json && json.rows.length > 0) console.log(`\n${formatRows(json.rows)}`);
-  if (tokenizer) {
-    tell("tokenizer");
-    const flags = [`--rounds=${rounds}`, ...(values.json ? ["--json"] : [])];
-    const output = execFileSync(process.execPath, [fileURLToPath(TOKENIZER), ...flags], {
+  for (const script of scripts) {
+    tell(script);
+    const flags = [
+      ...(script === "tokenizer" ? [`--rounds=${rounds}`] : []),
+      ...(values.json ? ["--json"] : []),
+    ];
+    const output = execFileSync(process.execPath, [fileURLToPath(SCRIPTS[script]!), ...flags], {
       encoding: "utf8",
       stdio: ["ignore", "pipe", "inherit"],
     });
-    if (values.json) json.tokenizer = JSON.parse(output);
+    if (values.json) json[script] = JSON.parse(output);
     else console.log(`\n${output.trimEnd()}`);
   }
   if (values.json) console.log(JSON.stringify(json, null, 2));
