@@ -1,9 +1,12 @@
+import { createHash } from "node:crypto";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { evaluate } from "./evaluate.ts";
-import { folderSource } from "./source.ts";
+import { folderSource, hubSource } from "./source.ts";
 import { taskOf } from "./testing/documents.ts";
 import { FakeModel } from "./testing/fake-model.ts";
 
@@ -68,4 +71,35 @@ it("says what it looked for", async () => {
   const source = folderSource(join(dir, "nowhere"));
   const run = evaluate({ tasks: [taskOf("piqa")], model: new FakeModel(), source });
   await expect(run).rejects.toThrow("there is no folder");
+});
+
+it("fetches a dataset of the Hub by configuration and split", async () => {
+  const bytes = Buffer.from(`${JSON.stringify(record)}\n`.repeat(2));
+  const oid = createHash("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex");
+  const [sha, path] = ["1".repeat(40), "data/validation-00000-of-00001.jsonl"];
+  const answers: Record<string, unknown> = {
+    "/api/datasets/baber/piqa/revision/main": { id: "baber/piqa", sha, lastModified: "2026-01-01" },
+    [`/api/datasets/baber/piqa/tree/${sha}`]: [{ type: "file", path, size: bytes.length, oid }],
+  };
+  const server = createServer((request, response) => {
+    const asked = decodeURIComponent(request.url?.split("?")[0] as string);
+    if (asked === `/datasets/baber/piqa/resolve/${sha}/${path}`) response.end(bytes);
+    else if (answers[asked] === undefined) response.writeHead(404).end();
+    else response.setHeader("content-type", "application/json").end(JSON.stringify(answers[asked]));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  vi.stubEnv("HF_ENDPOINT", `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  vi.stubEnv("HF_HUB_CACHE", join(dir, "hub"));
+  try {
+    const model = new FakeModel();
+    const source = hubSource();
+    const results = await evaluate({ tasks: [taskOf("piqa")], model, source });
+    expect(results["n-samples"].piqa).toEqual({ original: 2, effective: 2 });
+    const missing = evaluate({ tasks: [taskOf("mmlu_anatomy")], model, source });
+    await expect(missing).rejects.toThrow("hf:cais/mmlu/anatomy:test: there is no such dataset");
+  } finally {
+    vi.unstubAllEnvs();
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  }
 });
