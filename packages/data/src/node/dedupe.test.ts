@@ -66,7 +66,7 @@ describe("Deduplicator", () => {
     expect(seen.add(half)).toBe("new");
   });
 
-  it("finds pairs as often as the curve says, and hardly any others", () => {
+  it("finds pairs as often as the curve says, and hardly any others", { timeout: 30_000 }, () => {
     const pairs = Array.from({ length: 2500 }, (_, seed) => pair(seed)).filter(
       ({ jaccard }) => jaccard > 0.4 && jaccard < 1,
     );

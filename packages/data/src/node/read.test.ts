@@ -189,6 +189,7 @@ describe("splitLines", () => {
           expect(await collect(parts)).toEqual(await collect([bytes]));
         },
       ),
+      { numRuns: 50 },
     );
   });
 });

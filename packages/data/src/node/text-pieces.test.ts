@@ -74,6 +74,7 @@ describe("textPieces", () => {
           for (const piece of texts) expect(Buffer.byteLength(piece)).toBeLessThanOrEqual(40);
         },
       ),
+      { numRuns: 50 },
     );
   });
 });
