@@ -68,7 +68,7 @@ test("serves a folder until it is stopped, and ends well", async () => {
   await expect(fetch(`${url}/models`)).rejects.toThrow();
   expect(io.stderr.text).not.toContain("secret");
   expect(logged(io.stderr.text)).toMatchObject([
-    { msg: "model loaded", model: "my-model" },
+    { level: "info", time: expect.any(String), msg: "model loaded", model: "my-model" },
     { msg: "request", path: "/v1/models", status: 401 },
     { msg: "request", requestId: "mine", status: 200, model: "my-model", completionTokens: 3 },
     { msg: "model unloaded" },

@@ -170,7 +170,7 @@ async function run(settings: Settings, io: Io): Promise<void> {
     otlp = io.env.OTEL_EXPORTER_OTLP_ENDPOINT,
   } = settings;
   const apiKeys = await readKeys(settings.keys, io);
-  const log = pino({ level: settings.log, base: null }, { write: (line) => io.stderr.write(line) });
+  const log = openLog(settings.log, io);
   const tracing = otlp ? (await import("./serve-tracing.ts")).openTracing(otlp) : null;
   const backend = await openBackend(settings.backend);
   try {
@@ -196,6 +196,14 @@ async function run(settings: Settings, io: Io): Promise<void> {
     backend.dispose();
     await tracing?.close();
   }
+}
+
+/** Lines of JSON, with times and levels that people can read too. */
+function openLog(level: string, io: Io): Log {
+  const formatters = { level: (label: string) => ({ level: label }) };
+  const timestamp = pino.stdTimeFunctions.isoTime;
+  const options = { level, base: null, formatters, timestamp };
+  return pino(options, { write: (line) => io.stderr.write(line) });
 }
 
 async function openModels(settings: Settings, onProcessor: boolean, log: Log): Promise<Models> {
