@@ -79,8 +79,10 @@ export async function folderModel(
 /** The model folders that a path means: itself, or those in it. @throws Error if there are none */
 export async function modelFolders(path: string): Promise<string[]> {
   if (await isModel(path)) return [path];
-  const names = (await readdir(path)).toSorted();
-  const inner = names.map((name) => join(path, name));
+  const names = await readdir(path).catch((cause) => {
+    throw new Error(`${path} is no folder that can be read`, { cause });
+  });
+  const inner = names.toSorted().map((name) => join(path, name));
   const folders: string[] = [];
   for (const folder of inner) if (await isModel(folder)) folders.push(folder);
   if (folders.length > 0) return folders;

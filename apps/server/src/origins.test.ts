@@ -43,3 +43,10 @@ test("other pages may not, and OPTIONS that asks nothing needs a key", async () 
   const any = await make(["*"])("OPTIONS", other);
   expect(any.headers.get("access-control-allow-origin")).toBe(other.origin);
 });
+
+test.each(["chat.example", "https://chat.example/", "https://chat.example/page", "null", ""])(
+  "%j is no origin",
+  (origin) => {
+    expect(() => make([origin])).toThrow("is no origin");
+  },
+);

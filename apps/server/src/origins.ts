@@ -7,8 +7,15 @@ const MAX_AGE = "600";
 /**
  * Lets pages of these origins ask and read (`https://chat.example`, or `*` for any). A browser's
  * question beforehand is answered here, without a key and without saying more; what is none goes on.
+ * @throws RangeError for what is no origin
  */
 export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
+  const wrong = origins.find((origin) => origin !== "*" && !isOrigin(origin));
+  if (wrong !== undefined) {
+    throw new RangeError(
+      `"${wrong}" is no origin: write https://chat.example, without a path, or *`,
+    );
+  }
   const allowed = new Set(origins);
   return async (c, next) => {
     if (allowed.size > 0) c.header("vary", "Origin");
@@ -25,4 +32,8 @@ export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
     c.header("access-control-max-age", MAX_AGE);
     return c.body(null, 204);
   };
+}
+
+function isOrigin(text: string): boolean {
+  return URL.canParse(text) && new URL(text).origin === text;
 }

@@ -141,7 +141,14 @@ test("what is wrong is said before anything is served", async () => {
     1,
     expect.stringContaining("the model's context ends at 128"),
   ]);
-  expect(await serve("--model", join(folder, "none"))).toEqual([1, expect.any(String)]);
+  expect(await serve("--model", join(folder, "none"))).toEqual([
+    1,
+    expect.stringContaining("is no folder that can be read"),
+  ]);
+  expect(await serve(...model, "--origin", "chat.example")).toEqual([
+    1,
+    expect.stringContaining('"chat.example" is no origin'),
+  ]);
   expect(await serve("--model", join(all, "no-model"))).toEqual([
     1,
     expect.stringContaining("there is no config.json"),
