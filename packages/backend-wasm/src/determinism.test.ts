@@ -21,8 +21,10 @@ import {
   setBackend,
   silu,
   sliceAxis,
+  softmax,
   square,
   sub,
+  sum,
   swiglu,
   type Tensor,
   take,
@@ -129,4 +131,29 @@ test("the helper of these tests sees a difference of one bit", async () => {
   ]);
   expect(() => pair.readSync(pair.alloc(8))).toThrow("backend 1 differs from backend 0 at byte 5");
   pair.dispose();
+});
+
+test("a row of a norm, a softmax, a sum or a product is the same in every batch of 5 rows and more", async () => {
+  const backend = await wasmBackend({ threads: 2 });
+  setBackend(backend);
+  // Narrow rows could be worked on side by side or one after another, whichever is quicker.
+  for (const width of [4, 8, 12, 16, 96]) {
+    const x = normal(key(1), [64, width]);
+    const [gain, w] = [normal(key(2), [width]), normal(key(3), [40, width])];
+    const rows = compile((x: Tensor) => [
+      rmsNorm(x, gain, 1e-6),
+      softmax(x),
+      sum(silu(x), 1),
+      linear(x, w),
+    ]);
+    const results = async (count: number) => {
+      using some = sliceAxis(x, 0, 0, count);
+      const all = await Promise.all(rows(some).map((t) => t.data()));
+      return all.map((values) => Array.from(values).slice(0, (5 * values.length) / count));
+    };
+    const expected = await results(8);
+    for (const count of [5, 6, 7, 9, 13, 16, 31]) expect(await results(count)).toEqual(expected);
+    rows.dispose();
+  }
+  backend.dispose();
 });

@@ -37,7 +37,7 @@ export interface EngineOptions {
   readonly cacheDtype?: "f32" | "bf16";
   /**
    * Logits are the same to the last bit alone and in every batch (true unless given), as far as the
-   * backend computes a row alike in all products of 8 rows and more: backend-wasm does. Without it,
+   * backend computes a row alike in all products of 6 rows and more: backend-wasm does. Without it,
    * one or two answers alone come faster.
    */
   readonly batchInvariant?: boolean;

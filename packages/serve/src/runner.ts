@@ -82,7 +82,8 @@ export interface Progress {
   readonly drafts: readonly number[];
 }
 
-const LEAST_ROWS = 8;
+/** A tile of backend-wasm's products: one row takes as long. */
+const LEAST_ROWS = 6;
 
 /** Tokens of some sequences, as the programs take them. */
 type Placed = { ids: Tensor; lengths: Tensor; pages: Tensor };
@@ -242,8 +243,7 @@ export class Runner {
   async decode(sequences: readonly Sequence[]): Promise<Progress[]> {
     const { batchInvariant, ahead } = this.#options;
     const width = ahead + 1;
-    // Also a multiple of 4 rows: reductions go over rows side by side, or else along them.
-    const least = batchInvariant ? Math.max(4, LEAST_ROWS / width) : 1;
+    const least = batchInvariant ? Math.ceil(LEAST_ROWS / width) : 1;
     const batch = Math.max(least, powerOfTwo(sequences.length));
     const rows = sequences.map((sequence): Row => {
       const more = sequence.drafts;

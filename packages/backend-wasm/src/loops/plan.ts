@@ -75,7 +75,10 @@ function stageCost(
   const iterations =
     points(kernel) * stage.inner.reduce((n, v) => n * (kernel.vars[v] as number), 1);
   const extent = lanes === undefined ? 1 : (kernel.vars[lanes] as number);
-  const vectors = lanes === undefined ? 1 : Math.floor(extent / 4) + (extent % 4 ? 1.5 : 0);
+  // Sums must not be added up in another order for 6 rows than for 8: from 4 on, a row costs the same.
+  const even = extent > 4 && kernel.stages.some(({ reduces }) => reduces.length > 0);
+  const partial = extent % 4 > 0 ? 1.5 : 0;
+  const vectors = lanes === undefined ? 1 : even ? extent / 4 : Math.floor(extent / 4) + partial;
   const access = (index: Index): number => {
     if (lanes === undefined) return 1;
     if (index.terms.some((t) => dependsOn(t.expr, lanes))) return 14;
