@@ -12,6 +12,8 @@ import { multiplyAdd, TILE_BYTES, TILE_COLUMNS, TILE_ROWS, tile, zeroSums } from
 
 const WANTED_TASKS = 48;
 const CHUNK_PANELS = 8;
+/** So many rows, or fewer, are multiplied by a tile of as many: fewer still would wait for each sum. */
+const FEW_ROWS = 4;
 /** Tasks that share the packing of a run's rows. */
 const PACKERS = 4;
 
@@ -181,15 +183,22 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
               f.set(x, base);
               f.set(y, i32.add(columnsAt, i32.mul(panel, columnPanelBytes)));
               zeroSums(f, sums);
-              tile(f, {
-                rows: TILE_ROWS,
-                vectors: TILE_COLUMNS / 4,
-                count: k,
-                a: { pointers: [x], ...STEP.a },
-                b: { pointer: y, ...STEP.b },
-                sums,
-                multiplyAdd: multiplyAdd(target),
-              });
+              const multiplied = (rows: number) =>
+                tile(f, {
+                  rows,
+                  vectors: TILE_COLUMNS / 4,
+                  count: k,
+                  a: { pointers: [x], ...STEP.a },
+                  b: { pointer: y, ...STEP.b },
+                  sums,
+                  multiplyAdd: multiplyAdd(target),
+                });
+              // In decoding most runs are short: the sums are the same, without those of no row.
+              f.if(
+                i32.leS(i32.sub(run.last, row), FEW_ROWS),
+                () => multiplied(FEW_ROWS),
+                () => multiplied(TILE_ROWS),
+              );
               const column = f.keep(i32.mul(i32.add(firstColumn, panel), TILE_COLUMNS));
               const bytes = dtypeBytes(out.dtype);
               const place = i32.add(i32.mul(row, out.row), i32.add(column, out.offset));
