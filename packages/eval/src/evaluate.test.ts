@@ -135,6 +135,24 @@ describe("few-shot", () => {
   });
 });
 
+it("draws several answers to each question, each from a seed of its own", async () => {
+  const seen: unknown[] = [];
+  const answers: FakeOptions["answers"] = (_, { n, temperature, seed }) => {
+    seen.push([n, temperature, seed]);
+    return ["a", "b", "c"];
+  };
+  const options = { tasks: [taskOf("rule_sort")], limit: 3, repeats: 3, temperature: 0.5, seed: 7 };
+  const { results } = await run({ ...options, parallel: 1 }, { answers });
+  expect(seen).toEqual([
+    [3, 0.5, 7],
+    [3, 0.5, 8],
+    [3, 0.5, 9],
+  ]);
+  expect(results.results.rule_sort).toMatchObject({ "pass@1,none": 0, "pass@3,none": 0 });
+  expect(results.higher_is_better.rule_sort).toMatchObject({ "pass@3": true });
+  expect(results["n-samples"].rule_sort).toEqual({ original: 200, effective: 3 });
+});
+
 describe("bad input", () => {
   it("is told with file, line and field before anything is asked", async () => {
     const source = listSource({ piqa: { validation: [piqa(0), { goal: "g" }] } });

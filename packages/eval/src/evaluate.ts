@@ -128,8 +128,8 @@ async function run(
   told: () => void,
 ): Promise<TaskScores> {
   const { model, seed = 1234, repeats = 1, temperature = 0, maxTokens, signal, onSample } = options;
-  const asking: AskSettings = {
-    ...{ repeats, temperature, seed },
+  const asking = {
+    ...{ repeats, temperature },
     ...(maxTokens === undefined ? {} : { maxTokens }),
     ...(signal ? { signal } : {}),
   };
@@ -137,7 +137,9 @@ async function run(
   await inOrder(questions, options.parallel ?? 16, async ({ record, question }, index) => {
     signal?.throwIfAborted();
     const head = fewShotHead(task, pool, count, { index, record, seed });
-    const answer = await ask(task, question, head, asking, model);
+    // Each question draws from random numbers of its own.
+    const settings: AskSettings = { ...asking, seed: seed + index };
+    const answer = await ask(task, question, head, settings, model);
     for (const [key, value] of Object.entries(answer.values)) {
       const all = values.get(key) ?? [];
       values.set(key, all);
