@@ -19,6 +19,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Measure this machine: products, memory, training and decoding",
     load: async () => (await import("./commands/bench.ts")).bench,
   },
+  convert: {
+    summary: "Write a model in another precision",
+    load: async () => (await import("./commands/convert.ts")).convert,
+  },
   "data prepare": {
     summary: "Tokenize a mix of texts into shards for training",
     load: async () => (await import("./commands/data.ts")).prepare,
