@@ -39,6 +39,12 @@ it.each<[what: string, message: RegExp, blocks: number, argv: string[]]>([
     ["logits", "--backend", "wasm", "--model", model, "--input-ids", "ids.json", "--out", "out"],
   ],
   [
+    "convert",
+    /cannot convert .* to out: model\.safetensors: cannot write: .*EFBIG/,
+    16,
+    ["convert", "--model", model, "--out", "out"],
+  ],
+  [
     "tokenizer train",
     /cannot write the tokenizer to a\/out: EFBIG/,
     4,

@@ -41,6 +41,8 @@ export const convert: Command = defineCommand({
       dtype,
       maxShardBytes: shardMegabytes * 1e6,
       leaveOut: TRAINING_FILES,
+    }).catch((cause) => {
+      throw new Error(`cannot convert ${model} to ${out}`, { cause });
     });
     const { tensors } = await openCheckpoint(out);
     const bytes = [...tensors.values()].reduce((sum, t) => sum + t.bytes, 0);
