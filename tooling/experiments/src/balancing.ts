@@ -10,7 +10,7 @@ import { type Experiment, final, main, SIZES, settled, sizes, trainVariant } fro
 
 /** γ and α; that of the loss is DeepSeek-V2's for balance between experts (arXiv 2405.04434, section 3.1.2). */
 const KINDS = [
-  { name: "biases", biasSpeed: 0.001, balanceWeight: 0 },
+  { name: "biases", biasSpeed: 0.01, balanceWeight: 0 },
   { name: "sequence-loss", biasSpeed: 0, balanceWeight: 0.003 },
   { name: "neither", biasSpeed: 0, balanceWeight: 0 },
 ] as const;

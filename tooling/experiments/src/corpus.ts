@@ -131,7 +131,8 @@ export function recipe({ quick, steps: asked, seed }: Options): RunSettings {
       { shape: "linear", steps: warmUp, to: peak },
       { shape: "cosine", steps: steps - warmUp, to: peak / 10 },
     ],
-    ...{ biasSpeed: 0.001, mtpWeight: 0, balanceWeight: 1e-4 },
+    // γ is ten times the report's: thousands of steps balance the experts, not hundreds of thousands.
+    ...{ biasSpeed: 0.01, mtpWeight: 0, balanceWeight: 1e-4 },
     ...{ checkpointEvery: 500, keepCheckpoints: 1 },
   };
 }
