@@ -1,6 +1,7 @@
 import { taskItems } from "@dsv3/data";
 import { describe, expect, it } from "vitest";
 import { FieldError } from "../document.ts";
+import { multipleChoice } from "../multiple-choice.ts";
 import { documentOf, taskOf } from "../testing/documents.ts";
 import { FakeModel, type FakeOptions } from "../testing/fake-model.ts";
 import { EVAL_GROUPS, EVAL_TASKS, selectTasks } from "./registry.ts";
@@ -17,6 +18,52 @@ async function asked(name: string, record: unknown, options: FakeOptions = {}, r
 
 // Written by hand from the harness's definitions; harness.test.ts has what it made itself.
 describe("prompts", () => {
+  it.each<[task: string, record: object, requests: string[][]]>([
+    [
+      "arc_challenge",
+      { question: "Why?", choices: { text: ["so", "no"], label: ["1", "2"] }, answerKey: "2" },
+      [
+        ["Question: Why?\nAnswer:", " so"],
+        ["Question: Why?\nAnswer:", " no"],
+      ],
+    ],
+    [
+      "arc_it",
+      {
+        instruction: " Perché  no? [x]",
+        option_a: "sì",
+        option_b: "no",
+        option_c: null,
+        answer: "B",
+      },
+      [
+        ["Question: Perché no? \nAnswer:", " sì"],
+        ["Question: Perché no? \nAnswer:", " no"],
+      ],
+    ],
+    [
+      "piqa",
+      { goal: "Open it", sol1: "push", sol2: "pull", label: 1 },
+      [
+        ["Question: Open it\nAnswer:", " push"],
+        ["Question: Open it\nAnswer:", " pull"],
+      ],
+    ],
+    [
+      "boolq",
+      { passage: "Tin is soft.", question: "is tin soft", label: 1 },
+      [
+        ["Tin is soft.\nQuestion: is tin soft?\nAnswer:", " no"],
+        ["Tin is soft.\nQuestion: is tin soft?\nAnswer:", " yes"],
+      ],
+    ],
+  ])("%s", async (name, record, expected) => {
+    const { requests, question } = await asked(name, record);
+    expect(requests).toEqual(expected);
+    expect(question.target).toBe(1);
+    expect(question.solved).toBe(expected[1]?.join(""));
+  });
+
   it("hellaswag: marks go, double spaces become one once, ctx_b gets a capital", async () => {
     const { requests } = await asked("hellaswag", {
       activity_label: "Tea",
@@ -156,6 +203,19 @@ describe("acc_norm", () => {
       logprob: (_, text) => (text === " efgh" ? -4 : -2),
     });
     expect(tie.values).toEqual({ "acc,none": 1, "acc_norm,none": 1 });
+  });
+
+  it("has a sister that divides by UTF-8 bytes", async () => {
+    const task = multipleChoice({
+      ...{ name: "fish", version: 1, split: "test", dataset: { path: "made-up", columns: [] } },
+      metrics: ["acc_norm", "acc_bytes"],
+      question: () => ({ prompt: "?", choices: ["🐟🐟", "abc"], gold: 0 }),
+    });
+    const logprob = (_: string, text: string) => (text === " abc" ? -6 : -5);
+    const question = task.read(documentOf({}));
+    const { values } = await question.ask(new FakeModel({ logprob }), "", SETTINGS);
+    // −5/2 < −6/3, but −5/8 > −6/3.
+    expect(values).toEqual({ "acc_norm,none": 0, "acc_bytes,none": 1 });
   });
 });
 
