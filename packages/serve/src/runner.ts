@@ -7,35 +7,11 @@
  * `LEAST_ROWS` rows: chunks are filled up with tokens before their own (which are computed again to
  * the same values) and batches with idle rows. Attention takes the absorbed form everywhere.
  */
-import {
-  forwardCached,
-  latentCaches,
-  type ModelConfig,
-  type ModelParams,
-  mtpCached,
-} from "@dsv3/model";
-import {
-  add,
-  and,
-  argmax,
-  type Compiled,
-  compile,
-  concat,
-  disposeTree,
-  expandDims,
-  gt,
-  iota,
-  le,
-  mul,
-  reshape,
-  type Tensor,
-  take,
-  takeAlong,
-  tensor,
-  treePaths,
-  where,
-} from "@dsv3/tensor";
+import { forwardCached, latentCaches, type ModelConfig, type ModelParams } from "@dsv3/model";
+import { type Compiled, compile, disposeTree, reshape, type Tensor, treePaths } from "@dsv3/tensor";
 import { BLOCK_TOKENS } from "./blocks.ts";
+import { type DrawRow, i32, powerOfTwo, sampleInputs } from "./draw-rows.ts";
+import { type GuessFrom, guessAhead, type Placed } from "./guess.ts";
 import { MAX_LOGPROBS } from "./request.ts";
 import {
   type SampleInputs,
@@ -43,7 +19,6 @@ import {
   type ScoreResult,
   sampleRows,
   scoreRows,
-  uniformAt,
 } from "./sampling.ts";
 import type { Chunk } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
@@ -85,16 +60,6 @@ export interface Progress {
 /** A tile of backend-wasm's products: one row takes as long. */
 const LEAST_ROWS = 6;
 
-/** Tokens of some sequences, as the programs take them. */
-type Placed = { ids: Tensor; lengths: Tensor; pages: Tensor };
-
-/** Where guessing goes on from: i32 [B] each. */
-type GuessFrom = {
-  column: Tensor; // of the last token that is certain
-  length: Tensor; // tokens up to it, 0 for idle rows
-  room: Tensor; //   tokens that the row's blocks hold
-};
-
 type Forward = Compiled<
   [params: ModelParams, batch: Placed, caches: Tensor[], logits: number],
   { logits: Tensor; hidden: Tensor | null; caches: Tensor[] }
@@ -106,12 +71,6 @@ interface Row {
   /** Tokens that follow the sequence's own: drafts, or tokens that were drawn in this step. */
   readonly more: readonly number[];
   readonly end: number;
-}
-
-/** A row of logits to draw from: after the sequence's tokens and those of `after`. */
-interface DrawRow {
-  readonly sequence: Sequence;
-  readonly after: readonly number[];
 }
 
 export class Runner {
@@ -164,40 +123,11 @@ export class Runner {
       (
         params: ModelParams,
         hidden: Tensor,
-        { ids, lengths, pages }: Placed,
-        { column, length, room }: GuessFrom,
+        batch: Placed,
+        from: GuessFrom,
         cache: Tensor,
-        ahead: number,
-      ) => {
-        const settings = { pages, computeDtype, form: "absorbed", logits: "all" } as const;
-        const first = mtpCached(params, 1, hidden, ids, cache, lengths, config, settings);
-        const [batch, width, D] = first.hidden.shape as [number, number, number];
-        let token = takeAlong(argmax(first.logits, 2), expandDims(column, 1)); // [B, 1]
-        const at = add(mul(iota(batch), width), column);
-        let state = expandDims(take(reshape(first.hidden, [batch * width, D]), at), 1); // [B, 1, D]
-        const tokens = [token];
-        let updated = first.cache;
-        // The module again, as if its own guess and hidden state were the model's (EAGLE, arXiv 2401.15077).
-        for (let i = 1; i < ahead; i++) {
-          const reach = add(length, i);
-          const fits = and(gt(length, 0), le(reach, room));
-          const result = mtpCached(
-            params,
-            1,
-            state,
-            token,
-            updated,
-            where(fits, reach, 0),
-            config,
-            settings,
-          );
-          token = argmax(result.logits, 2);
-          state = result.hidden;
-          updated = result.cache;
-          tokens.push(token);
-        }
-        return { tokens: concat(tokens, 1), cache: updated };
-      },
+        n: number,
+      ) => guessAhead(params, hidden, batch, from, cache, n, config, computeDtype),
       { name: "guess", donate: [4] },
     );
     this.#sample = compile(sampleRows, { name: "sample" });
@@ -458,97 +388,4 @@ function topOf(scores: Scores, row: number, width: number, length: number): Draw
 /** The largest power of two that fits `tokens`; a remainder below the least width is filled up. */
 function chunkWidth(tokens: number): number {
   return Math.max(LEAST_ROWS, 2 ** Math.floor(Math.log2(tokens)));
-}
-
-/** The least power of two that is not below n. */
-function powerOfTwo(n: number): number {
-  return 2 ** Math.ceil(Math.log2(n));
-}
-
-function i32(values: Int32Array, shape: readonly number[]): Tensor {
-  return tensor(values, { shape, dtype: "i32" });
-}
-
-/** What the rows' requests ask of sampling, filled up to `batch` rows with greedy ones. */
-function sampleInputs(
-  rows: readonly (DrawRow | null)[],
-  batch: number,
-  vocabSize: number,
-): SampleInputs {
-  const temperature = new Float32Array(batch);
-  const uniform = new Float32Array(batch);
-  const topK = new Int32Array(batch).fill(vocabSize);
-  const topP = new Float32Array(batch).fill(1);
-  const minP = new Float32Array(batch);
-  const adjustments: Adjustment[] = [];
-  const words = Math.ceil(vocabSize / 32);
-  let mask: Int32Array | null = null;
-  let filters = false;
-  for (const [row, drawRow] of rows.entries()) {
-    if (drawRow === null) continue;
-    const { request, seed, choice, generatedCount } = drawRow.sequence;
-    // The one most likely token needs no drawing.
-    temperature[row] = request.topK === 1 ? 0 : (request.temperature ?? 1);
-    uniform[row] = uniformAt(seed, choice, generatedCount + drawRow.after.length);
-    topK[row] = Math.min(vocabSize, request.topK ?? vocabSize);
-    topP[row] = request.topP ?? 1;
-    minP[row] = request.minP ?? 0;
-    filters ||=
-      temperature[row]! > 0 && (topK[row]! < vocabSize || topP[row]! < 1 || minP[row]! > 0);
-    const allowed = drawRow.sequence.mask(drawRow.after);
-    if (allowed !== null) {
-      mask ??= new Int32Array(batch * words).fill(-1);
-      mask.set(allowed, row * words);
-    }
-    for (const adjustment of adjust(drawRow)) {
-      adjustments.push({ ...adjustment, index: row * vocabSize + adjustment.index });
-    }
-  }
-  return {
-    temperature: tensor(temperature),
-    uniform: tensor(uniform),
-    filters: filters ? { topK: i32(topK, [batch]), topP: tensor(topP), minP: tensor(minP) } : null,
-    adjust: adjustments.length > 0 ? adjustTensors(adjustments) : null,
-    mask: mask && i32(mask, [batch, words]),
-  };
-}
-
-interface Adjustment {
-  index: number;
-  repetition: number;
-  bias: number;
-}
-
-/** Changes to the logits of single tokens: each token once. */
-function* adjust({ sequence, after }: DrawRow): Generator<Adjustment> {
-  const { request, generated, tokens } = sequence;
-  const { presencePenalty = 0, frequencyPenalty = 0, repetitionPenalty = 1, logitBias } = request;
-  const times = (token: number) =>
-    (generated.get(token) ?? 0) + after.filter((t) => t === token).length;
-  const touched = new Set<number>(logitBias?.keys());
-  if (presencePenalty !== 0 || frequencyPenalty !== 0) {
-    for (const token of [...generated.keys(), ...after]) touched.add(token);
-  }
-  const repeated = repetitionPenalty === 1 ? null : new Set([...tokens, ...after]);
-  for (const token of repeated ?? []) touched.add(token);
-  for (const index of touched) {
-    const n = times(index);
-    const penalty = n > 0 ? presencePenalty + frequencyPenalty * n : 0;
-    const bias = (logitBias?.get(index) ?? 0) - penalty;
-    yield { index, repetition: repeated?.has(index) ? repetitionPenalty : 1, bias };
-  }
-}
-
-/** Padded to a power of two with changes of no token. */
-function adjustTensors(adjustments: readonly Adjustment[]): NonNullable<SampleInputs["adjust"]> {
-  const length = Math.max(16, powerOfTwo(adjustments.length));
-  const index = new Int32Array(length).fill(-1);
-  const repetition = new Float32Array(length).fill(1);
-  const bias = new Float32Array(length);
-  for (const [i, a] of adjustments.entries()) {
-    index[i] = a.index;
-    repetition[i] = a.repetition;
-    bias[i] = a.bias;
-  }
-  return { index: i32(index, [length]), repetition: tensor(repetition), bias: tensor(bias) };
 }

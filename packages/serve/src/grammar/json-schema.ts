@@ -5,10 +5,10 @@
  */
 import { disjoint } from "./disjoint.ts";
 import { FORMATS } from "./formats.ts";
+import { JsonText } from "./json-text.ts";
 import { GrammarError, type Network, type Piece } from "./network.ts";
 import { type Bound, type Bounds, numbersBetween, wholeBetween } from "./numbers.ts";
 import { regex } from "./regex.ts";
-import { inverse } from "./scanner.ts";
 
 const ANNOTATIONS = new Set([
   ...["title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"],
@@ -26,7 +26,6 @@ const KEYWORDS: Readonly<Record<string, readonly string[]>> = {
 };
 const TYPES = Object.keys(KEYWORDS);
 const MAX_SCHEMA_DEPTH = 64;
-const MAX_WHITE_SPACE = 20;
 const MAX_COUNT = 1000;
 
 type Schema = Readonly<Record<string, unknown>>;
@@ -44,32 +43,12 @@ export function jsonSchema(net: Network, schema: unknown): Piece {
 class JsonGrammar {
   readonly #net: Network;
   readonly #root: unknown;
-  readonly #space: Piece;
-  readonly #character: Piece;
-  /** Rules by what they stand for: references, and the free values. */
-  readonly #rules = new Map<string, number>();
+  readonly #text: JsonText;
 
   constructor(net: Network, root: unknown) {
     this.#net = net;
     this.#root = root;
-    const blank = net.choice([9, 10, 13, 32].map((byte) => net.bytes(byte)));
-    this.#space = this.#rule("space", () => net.repeat(blank, 0, MAX_WHITE_SPACE));
-    this.#character = this.#rule("character", () => {
-      const hex = net.choice([net.bytes(48, 57), net.bytes(65, 70), net.bytes(97, 102)]);
-      const any = (digits: number) => net.repeat(hex, digits, digits);
-      const ds = net.choice([net.bytes(68), net.bytes(100)]);
-      // Four digits that are no half of a surrogate pair, of which two make one character.
-      const code = net.choice([
-        net.sequence([
-          net.choice([net.bytes(48, 57), net.bytes(65, 67), net.bytes(97, 99)]),
-          any(3),
-        ]),
-        net.sequence([net.choice([net.bytes(69, 70), net.bytes(101, 102)]), any(3)]),
-        net.sequence([ds, net.bytes(48, 55), any(2)]),
-      ]);
-      const escaped = net.choice([net.text("\\/"), net.sequence([net.text("\\u"), code])]);
-      return net.choice([this.#inString(0, 0x10ffff), escaped]);
-    });
+    this.#text = new JsonText(net);
   }
 
   value(schema: unknown, path: string, depth: number): Piece {
@@ -140,15 +119,15 @@ class JsonGrammar {
     const other =
       extra === false
         ? null
-        : this.#once(
+        : this.#text.once(
             net.sequence([
-              properties.length === 0 ? this.#string() : this.#otherName(properties),
-              this.#colon(),
+              properties.length === 0 ? this.#string() : this.#text.otherName(properties),
+              this.#text.colon(),
               this.value(extra, `${path}/additionalProperties`, depth + 1),
             ]),
           );
     if (other && properties.length === 0) {
-      return this.#enclosed("{", "}", this.#separated(other, 0));
+      return this.#text.enclosed("{", "}", this.#text.separated(other, 0));
     }
     // Two tracks, before and after the first member: only the second begins members with a comma.
     const members: Piece = (from, to) => {
@@ -157,12 +136,12 @@ class JsonGrammar {
         const [nextNone, nextSome] = [net.node(), net.node()];
         const member = net.sequence([
           net.text(JSON.stringify(name)),
-          this.#colon(),
+          this.#text.colon(),
           this.value(schema, `${path}/properties/${name}`, depth + 1),
         ]);
-        const shared = this.#once(member);
+        const shared = this.#text.once(member);
         shared(none, nextSome);
-        net.sequence([this.#comma(), shared])(some, nextSome);
+        net.sequence([this.#text.comma(), shared])(some, nextSome);
         if (!required.has(name)) {
           net.empty()(none, nextNone);
           net.empty()(some, nextSome);
@@ -174,11 +153,11 @@ class JsonGrammar {
         net.empty()(some, to);
         return;
       }
-      const others = this.#once(net.repeat(net.sequence([this.#comma(), other]), 0));
+      const others = this.#text.once(net.repeat(net.sequence([this.#text.comma(), other]), 0));
       net.optional(net.sequence([other, others]))(none, to);
       others(some, to);
     };
-    return this.#enclosed("{", "}", members);
+    return this.#text.enclosed("{", "}", members);
   }
 
   #typed(type: string, s: Schema, path: string, depth: number): Piece {
@@ -229,7 +208,7 @@ class JsonGrammar {
         this.#fail(path, '"pattern" beside lengths or a format is not supported; write it as one');
       }
       if (typeof s.pattern !== "string") this.#fail(path, '"pattern" must be a text');
-      return quoted(regex(net, s.pattern as string, (low, high) => this.#inString(low, high)));
+      return quoted(regex(net, s.pattern as string, (low, high) => this.#text.inString(low, high)));
     }
     if (s.format !== undefined && Object.hasOwn(FORMATS, `${s.format}`)) {
       if ("minLength" in s || "maxLength" in s) {
@@ -238,30 +217,7 @@ class JsonGrammar {
       return quoted(regex(net, FORMATS[`${s.format}`]!));
     }
     const [low, high] = this.#counts(s.minLength, s.maxLength, path);
-    return quoted(net.repeat(this.#character, low, high));
-  }
-
-  /** A name that is none of these properties', without the escapes that would hide one. */
-  #otherName(properties: readonly (readonly [string, unknown])[]): Piece {
-    const net = this.#net;
-    const free = this.#once(net.repeat(this.#inString(0, 0x10ffff), 0));
-    const unlike = (names: readonly string[]): Piece => {
-      const pieces = names.includes("") ? [] : [net.empty()];
-      const next = new Map<number, string[]>();
-      for (const name of names.filter((n) => n !== "")) {
-        const code = name.codePointAt(0)!;
-        const rest = name.slice(String.fromCodePoint(code).length);
-        next.set(code, [...(next.get(code) ?? []), rest]);
-      }
-      for (const [code, rest] of next) {
-        pieces.push(net.sequence([this.#inString(code, code), unlike(rest)]));
-      }
-      for (const [low, high] of inverse([...next.keys()].map((code) => [code, code] as const))) {
-        pieces.push(net.sequence([this.#inString(low, high), free]));
-      }
-      return net.choice(pieces);
-    };
-    return net.sequence([net.bytes(34), unlike(properties.map(([name]) => name)), net.bytes(34)]);
+    return quoted(net.repeat(this.#text.character, low, high));
   }
 
   #checkApart(schemas: readonly unknown[], path: string): void {
@@ -294,44 +250,17 @@ class JsonGrammar {
         this.#fail(path, '"prefixItems" needs "items": false, and no counts');
       }
       const items = first.map((item, i) => this.value(item, `${path}/prefixItems/${i}`, depth + 1));
-      const separated = items.flatMap((item, i) => (i === 0 ? [item] : [this.#comma(), item]));
-      return this.#enclosed("[", "]", net.sequence(separated));
+      const separated = items.flatMap((item, i) => (i === 0 ? [item] : [this.#text.comma(), item]));
+      return this.#text.enclosed("[", "]", net.sequence(separated));
     }
     const item = this.value(s.items ?? true, `${path}/items`, depth + 1);
     const [low, high] = this.#counts(s.minItems, s.maxItems, path);
-    return this.#enclosed("[", "]", this.#separated(item, low, high));
-  }
-
-  /** low … high items with commas between them. */
-  #separated(item: Piece, low: number, high?: number): Piece {
-    const net = this.#net;
-    if (high === 0) return net.empty();
-    const shared = this.#once(item);
-    const rest = net.sequence([this.#comma(), shared]);
-    const some = net.sequence([
-      shared,
-      net.repeat(rest, Math.max(0, low - 1), high === undefined ? undefined : high - 1),
-    ]);
-    return low === 0 ? net.optional(some) : some;
-  }
-
-  /** An opening and a closing sign around something, with white space inside. */
-  #enclosed(open: string, close: string, inside: Piece): Piece {
-    const net = this.#net;
-    return net.sequence([net.text(open), this.#space, inside, this.#space, net.text(close)]);
-  }
-
-  #comma(): Piece {
-    return this.#net.sequence([this.#space, this.#net.bytes(44), this.#space]);
-  }
-
-  #colon(): Piece {
-    return this.#net.sequence([this.#space, this.#net.bytes(58), this.#space]);
+    return this.#text.enclosed("[", "]", this.#text.separated(item, low, high));
   }
 
   /** Any JSON value. */
   #any(): Piece {
-    return this.#rule("any", () =>
+    return this.#text.rule("any", () =>
       this.#net.choice(
         TYPES.filter((t) => t !== "integer").map((type) => this.#typed(type, {}, "", 0)),
       ),
@@ -340,7 +269,7 @@ class JsonGrammar {
 
   #reference(ref: unknown, path: string, depth: number): Piece {
     const target = this.#target(ref, path);
-    return this.#rule(`ref ${ref}`, () => this.value(target, `${ref}`, depth + 1));
+    return this.#text.rule(`ref ${ref}`, () => this.value(target, `${ref}`, depth + 1));
   }
 
   #target(ref: unknown, path: string): unknown {
@@ -355,41 +284,6 @@ class JsonGrammar {
     }
     if (found === undefined) this.#fail(path, `$ref ${ref} leads nowhere`);
     return found;
-  }
-
-  /** A piece that is written once, however often it is used. */
-  #once(piece: Piece): Piece {
-    const { id, define } = this.#net.rule();
-    define(piece);
-    return this.#net.call(id);
-  }
-
-  /** A rule by name, made at its first use; it may use itself. */
-  #rule(name: string, make: () => Piece): Piece {
-    const known = this.#rules.get(name);
-    if (known !== undefined) return this.#net.call(known);
-    const { id, define } = this.#net.rule();
-    this.#rules.set(name, id);
-    define(make());
-    return this.#net.call(id);
-  }
-
-  /** Characters of a string's value, as JSON writes them: controls, quote and backslash escaped. */
-  #inString(low: number, high: number): Piece {
-    const net = this.#net;
-    const pieces: Piece[] = [];
-    let from = Math.max(low, 0x20);
-    for (const special of [0x22, 0x5c]) {
-      if (special < low || special > high) continue;
-      if (from < special) pieces.push(net.characters(from, special - 1));
-      from = special + 1;
-      pieces.push(net.sequence([net.bytes(0x5c), net.bytes(special)]));
-    }
-    if (from <= high) pieces.push(net.characters(from, high));
-    for (let code = low; code <= Math.min(high, 0x1f); code++) {
-      pieces.push(net.text(JSON.stringify(String.fromCharCode(code)).slice(1, -1)));
-    }
-    return net.choice(pieces);
   }
 
   /** The bounds of a number; null: it has none. */
