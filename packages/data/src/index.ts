@@ -18,6 +18,19 @@ export { MixedRows, type MixturePosition } from "./mixture.ts";
 export { PackedRows, type Position, type TokenRows } from "./packing.ts";
 export { passAtK } from "./pass-at-k.ts";
 export { readRecord, type Sample } from "./record.ts";
+export {
+  boxed,
+  containing,
+  exact,
+  number,
+  ofForm,
+  ofLength,
+  type Question,
+  type Reply,
+  type Reward,
+  taskReward,
+  type WeightedReward,
+} from "./reward-functions.ts";
 export { boxedAnswer, exactReward, formatReward, lengthReward, numberReward } from "./rewards.ts";
 export {
   solves,

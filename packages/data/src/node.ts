@@ -1,3 +1,4 @@
+export { type CodeLimits, type CodeRun, codeReward, runCode } from "./node/code-reward.ts";
 export { Deduplicator, type DeduplicatorOptions } from "./node/dedupe.ts";
 export { pinNames } from "./node/files.ts";
 export type { FetchOptions } from "./node/input-file.ts";

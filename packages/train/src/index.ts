@@ -12,6 +12,18 @@ export { type BitsPerByte, type BitsPerByteOptions, bitsPerByte } from "./bits-p
 export { checkpointFolder, listCheckpoints, type Progress, TRAINING_FILES } from "./checkpoints.ts";
 export type { RunMetrics } from "./metrics.ts";
 export { deepseekPhases, type RecipeOptions } from "./recipe.ts";
+export { type GrpoOptions, type GrpoResult, grpo } from "./rl/grpo.ts";
+export {
+  GRPO_FORMS,
+  type GrpoForm,
+  type GrpoLossOptions,
+  type GrpoParts,
+  type GrpoTerms,
+  grpoLoss,
+} from "./rl/grpo-loss.ts";
+export type { GrpoMetrics } from "./rl/grpo-metrics.ts";
+export { FORM_DEFAULTS, type GrpoSettings } from "./rl/grpo-settings.ts";
+export type { Judged, Output, Prompt, PromptSource } from "./rl/rollouts.ts";
 export {
   DivergedError,
   type Evaluate,

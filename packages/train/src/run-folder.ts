@@ -6,8 +6,8 @@ import type { ModelConfig } from "@dsv3/model";
 import type { RunSettings } from "./settings.ts";
 
 /** What run.json holds. */
-export interface RunRecord {
-  readonly settings: RunSettings;
+export interface RunRecord<Settings = RunSettings> {
+  readonly settings: Settings;
   readonly config: ModelConfig;
   /** What the caller needs to find the same data again; plain JSON. */
   readonly source: unknown;
@@ -17,13 +17,13 @@ export interface RunRecord {
  * What a run was started with.
  * @throws Error when the folder holds no run, or run.json is damaged
  */
-export async function readRun(dir: string): Promise<RunRecord> {
+export async function readRun<Settings = RunSettings>(dir: string): Promise<RunRecord<Settings>> {
   const file = join(dir, "run.json");
   const text = await readFile(file, "utf8").catch((cause) => {
     throw new Error(`${dir} holds no run to resume: run.json is missing`, { cause });
   });
   try {
-    return JSON.parse(text) as RunRecord;
+    return JSON.parse(text) as RunRecord<Settings>;
   } catch (cause) {
     throw new Error(`${file} is damaged: it is no JSON`, { cause });
   }
@@ -32,7 +32,7 @@ export async function readRun(dir: string): Promise<RunRecord> {
 /** Makes the folder, which appears with all that a run starts with or not at all. */
 export async function startRun(
   dir: string,
-  record: RunRecord,
+  record: RunRecord<unknown>,
   extraFiles: Readonly<Record<string, Uint8Array>>,
 ): Promise<void> {
   if (await readFile(join(dir, "run.json")).catch(() => undefined)) {
@@ -67,7 +67,7 @@ export async function startRun(
 }
 
 /** @throws Error when the run in the folder was started with anything else */
-export async function checkSameRun(dir: string, record: RunRecord): Promise<void> {
+export async function checkSameRun(dir: string, record: RunRecord<unknown>): Promise<void> {
   const saved = await readRun(dir);
   for (const part of ["settings", "config", "source"] as const) {
     // Through JSON, which leaves out what is undefined.
