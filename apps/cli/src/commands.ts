@@ -43,6 +43,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Continue a text with a model",
     load: async () => (await import("./commands/generate.ts")).generate,
   },
+  grpo: {
+    summary: "Reinforcement learning on questions that check themselves",
+    load: async () => (await import("./commands/grpo.ts")).grpo,
+  },
   inspect: {
     summary: "Parameters, bytes and cache size of a model",
     load: async () => (await import("./commands/inspect.ts")).inspect,

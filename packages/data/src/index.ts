@@ -17,6 +17,7 @@ export { italianNumber } from "./italian-numbers.ts";
 export { MixedRows, type MixturePosition } from "./mixture.ts";
 export { PackedRows, type Position, type TokenRows } from "./packing.ts";
 export { passAtK } from "./pass-at-k.ts";
+export { shuffled } from "./random.ts";
 export { readRecord, type Sample } from "./record.ts";
 export {
   boxed,
