@@ -35,6 +35,10 @@ export const commands: Record<string, CommandEntry> = {
     summary: "Train a small DeepSeek-V3 on real text in two minutes, and let it write",
     load: async () => (await import("./commands/demo.ts")).demo,
   },
+  distill: {
+    summary: "Answers of a teacher that are good, as conversations",
+    load: async () => (await import("./commands/distill.ts")).distill,
+  },
   eval: {
     summary: "Measure a model on benchmarks and in bits per byte",
     load: async () => (await import("./commands/eval.ts")).evalCommand,

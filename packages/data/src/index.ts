@@ -12,6 +12,13 @@ export {
   encodeCorpus,
   type TokenDocuments,
 } from "./corpus.ts";
+export {
+  type Distilled,
+  type DistilledChat,
+  type DistillOptions,
+  distill,
+  type Teacher,
+} from "./distill.ts";
 export { fillInTheMiddle } from "./fim.ts";
 export { italianNumber } from "./italian-numbers.ts";
 export { MixedRows, type MixturePosition } from "./mixture.ts";

@@ -6,6 +6,8 @@ import { solves, type TaskItem } from "./tasks.ts";
 export interface Question {
   readonly prompt: string;
   readonly answer?: string;
+  /** A whole answer that is there already, see `distill`. */
+  readonly response?: string;
   /** JavaScript that throws unless the reply's code is right, see `codeReward` of @dsv3/data/node. */
   readonly tests?: string;
   /** Of a question made by rule. */

@@ -1,15 +1,14 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { Readable, Writable } from "node:stream";
-import { createApp, folderModel, Models } from "@dsv3/server";
-import { setBackend } from "@dsv3/tensor";
-import { type BackendChoice, backendFlag, openBackend } from "../backend.ts";
+import { backendFlag } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { describeError } from "../errors.ts";
 import type { Io } from "../io.ts";
 import { formatCount } from "../ui/format.ts";
 import { styler } from "../ui/style.ts";
-import { ChatSession, type ChatTarget, type ChatUsage, firstModel } from "./chat-session.ts";
+import { ChatSession, type ChatUsage } from "./chat-session.ts";
+import { openTarget } from "./chat-target.ts";
 
 const HELP = `/system TEXT   what the model is told before all else; without a text, shows it
 /undo          takes the last question and its answer back
@@ -58,9 +57,9 @@ export const chat: Command = defineCommand({
     "chat --model http://127.0.0.1:8000/v1 --system 'Be brief.'   # with its key in DSV3_API_KEY",
   ],
   async run({ model, name, system, maxTokens, temperature, topP, seed, backend }, io) {
-    const { target, close } = /^https?:\/\//.test(model)
-      ? await remote(model, name, io)
-      : await local(model, name, backend, io);
+    // One answer at a time: nothing else is in its batch.
+    const alone = { maxRunning: 1, batchInvariant: false };
+    const { target, close } = await openTarget(model, { name, backend, engine: alone }, io);
     try {
       const settings = { temperature, top_p: topP, max_tokens: maxTokens, seed };
       const session = new ChatSession(target, settings);
@@ -71,50 +70,6 @@ export const chat: Command = defineCommand({
     }
   },
 });
-
-interface Opened {
-  readonly target: ChatTarget;
-  close(): Promise<void>;
-}
-
-async function remote(model: string, name: string | undefined, io: Io): Promise<Opened> {
-  const reach = { url: model.replace(/\/+$/, ""), key: io.env.DSV3_API_KEY, fetch };
-  const target = { ...reach, model: name ?? (await firstModel(reach)) };
-  return { target, close: async () => {} };
-}
-
-/** A server in this process, without a port. */
-async function local(
-  model: string,
-  name: string | undefined,
-  choice: BackendChoice,
-  io: Io,
-): Promise<Opened> {
-  // One answer at a time: nothing else is in its batch.
-  const source = await folderModel(model, name, { maxRunning: 1, batchInvariant: false });
-  const backend = await openBackend(choice);
-  try {
-    setBackend(backend);
-    const models = new Models([source]);
-    (await models.acquire(source.name)).release();
-    const error = ({ err }: { err?: unknown }) => io.stderr.write(`${describeError(err, false)}\n`);
-    const app = createApp({ models, log: { debug() {}, info() {}, error } });
-    return {
-      target: {
-        url: "http://local/v1",
-        model: source.name,
-        fetch: (request) => app.fetch(request),
-      },
-      async close() {
-        await models.dispose();
-        backend.dispose();
-      },
-    };
-  } catch (error) {
-    backend.dispose();
-    throw error;
-  }
-}
 
 /** Reads lines until they end; each is a command, or something to say. */
 async function converse(session: ChatSession, model: string, io: Io): Promise<void> {

@@ -11,17 +11,19 @@ import {
   FORM_DEFAULTS,
   GRPO_FORMS,
   type GrpoSettings,
+  listPrompts,
+  measureTask,
   type PromptSource,
   readRun,
+  taskPrompts,
 } from "@dsv3/train";
 import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
 import type { Args, Flag } from "../flags.ts";
 import { freeFolder } from "../free-folder.ts";
-import { measureTask } from "../grpo/measure.ts";
 import { type GrpoOutcome, grpoWithProgress } from "../grpo/progress.ts";
-import { listPrompts, readQuestions, taskPrompts } from "../grpo/prompts.ts";
+import { readQuestions } from "../grpo/questions.ts";
 import { parseRewards, REWARD_HELP } from "../grpo/rewards.ts";
 import type { Io } from "../io.ts";
 import { tokenizerFiles } from "../tokenizer-files.ts";

@@ -1,8 +1,7 @@
-/** Where reinforcement learning takes its questions from: a task made by rule, or a file. */
+/** Questions in chat form, without end: of a task made by rule, or of a list. */
 import { type Question, shuffled, type TaskLanguage, type TaskName, taskItems } from "@dsv3/data";
-import { readRecords } from "@dsv3/data/node";
 import { encodeChat, type Tokenizer } from "@dsv3/tokenizer";
-import type { Prompt, PromptSource } from "@dsv3/train";
+import type { Prompt, PromptSource } from "./rollouts.ts";
 
 /** A question in chat form, as the model is asked it. */
 export function promptOf(tokenizer: Tokenizer, question: Question): Prompt {
@@ -58,39 +57,4 @@ export function listPrompts(
       given = position;
     },
   };
-}
-
-/**
- * Questions of a file: records with `prompt` (or `problem`, `question`), and what is known of a right
- * answer as `answer` or `tests`.
- * @throws DataError, or Error naming file and line, for a record that is no question
- */
-export async function readQuestions(paths: readonly string[]): Promise<Question[]> {
-  const questions: Question[] = [];
-  for await (const { value, file, line } of readRecords(paths)) {
-    const record = (typeof value === "object" && value !== null ? value : {}) as Record<
-      string,
-      unknown
-    >;
-    const prompt = record.prompt ?? record.problem ?? record.question;
-    const { answer, tests } = record;
-    if (typeof prompt !== "string" || prompt === "") {
-      throw new Error(
-        `${file}:${line}: no question; expected a text as "prompt", "problem" or "question"`,
-      );
-    }
-    if (tests !== undefined && typeof tests !== "string") {
-      throw new Error(`${file}:${line}: "tests" should be a text of JavaScript`);
-    }
-    if (answer !== undefined && typeof answer !== "string" && typeof answer !== "number") {
-      throw new Error(`${file}:${line}: "answer" should be a text or a number`);
-    }
-    questions.push({
-      prompt,
-      ...(answer === undefined ? {} : { answer: String(answer) }),
-      ...(tests === undefined ? {} : { tests }),
-    });
-  }
-  if (questions.length === 0) throw new Error(`${paths.join(", ")}: no questions`);
-  return questions;
 }

@@ -37,6 +37,9 @@ export function testItems(
   return Array.from({ length: count }, () => items.next().value as TaskItem);
 }
 
+/** Answers that are asked for at once, so that no engine's queue is full. */
+const AT_ONCE = 128;
+
 /** Draws answers at temperature 1 and judges them. */
 export async function measureTask(
   engine: Engine,
@@ -44,13 +47,19 @@ export async function measureTask(
   task: TaskName,
   { questions, answers, maxTokens, languages }: MeasureOptions,
 ): Promise<TaskScores> {
-  const right = await Promise.all(
-    testItems(task, languages, questions).map(async (item, seed) => {
+  const items = testItems(task, languages, questions);
+  const right: number[] = [];
+  let next = 0;
+  const lane = async () => {
+    while (next < items.length) {
+      const seed = next++;
+      const item = items[seed] as TaskItem;
       const prompt = promptOf(tokenizer, { prompt: item.prompt }).ids;
       const { choices } = await engine.generate({ prompt, n: answers, maxTokens, seed });
-      return choices.filter(({ text }) => solves(item, text)).length;
-    }),
-  );
+      right.push(choices.filter(({ text }) => solves(item, text)).length);
+    }
+  };
+  await Promise.all(Array.from({ length: Math.ceil(AT_ONCE / answers) }, lane));
   const pass = (k: number) =>
     right.reduce((sum, c) => sum + passAtK(answers, c, k), 0) / right.length;
   return { "pass@1": pass(1), "pass@8": pass(8) };
