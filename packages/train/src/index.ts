@@ -25,6 +25,7 @@ export type { GrpoMetrics } from "./rl/grpo-metrics.ts";
 export { FORM_DEFAULTS, type GrpoSettings } from "./rl/grpo-settings.ts";
 export { type MeasureOptions, measureTask, type TaskScores, testItems } from "./rl/measure.ts";
 export { listPrompts, promptOf, taskPrompts } from "./rl/prompts.ts";
+export { type Preference, RewardModel, type RewardModelOptions } from "./rl/reward-model.ts";
 export type { Judged, Output, Prompt, PromptSource } from "./rl/rollouts.ts";
 export {
   DivergedError,
