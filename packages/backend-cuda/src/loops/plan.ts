@@ -79,9 +79,9 @@ export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
   const lanes = chooseLanes(kernel, outer, inner);
   if (lanes === "outer") {
     // Short loops leave registers for wider loads.
-    const most = longest < 8 ? 8 : 4;
+    const most = longest <= 8 ? 8 : 4;
     const width = laneWidth(kernel, lanes, outer, inner, Math.ceil(outer.total / 32), most);
-    const across = longest >= 64 ? 8 : longest >= 8 ? 4 : 1;
+    const across = longest >= 64 ? 8 : longest > 8 ? 4 : 1;
     const group = across === 1 ? 128 : 32;
     const blocks = Math.ceil(outer.total / (group * width));
     const wanted = Math.ceil((4 * device.multiprocessors) / Math.max(1, blocks));
