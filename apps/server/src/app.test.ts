@@ -71,6 +71,8 @@ test("answers are bound by OpenAI's fields and by vLLM's", async () => {
   expect(await content({ structured_outputs: { choice: ["yes", "no"] } })).toMatch(/^(yes|no)$/);
   expect(await content({ structured_outputs: { regex: "a{3}" } })).toBe("aaa");
   expect(JSON.parse(await content({ structured_outputs: { json: { const: 5 } } }))).toBe(5);
+  const grammar = 'root ::= "no" | "yes" tail\ntail ::= "!"*';
+  expect(await content({ structured_outputs: { grammar } })).toMatch(/^(no|yes!*)$/);
   const text = {
     model: "tiny",
     prompt: "x",
@@ -252,6 +254,7 @@ test.each<[string, unknown, number, string]>([
     'format: schema, at #: type "x" is none',
   ],
   ["a pattern that is none", { ...base, structured_outputs: { regex: "(" } }, 400, 'pattern "("'],
+  ["a grammar that is none", { ...base, structured_outputs: { grammar: "root ::= x" } }, 400, "x"],
 ])("%s is refused", async (_, body, status, message) => {
   const { app } = make();
   for (const stream of [false, true]) {

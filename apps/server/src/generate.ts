@@ -59,6 +59,7 @@ function formatOf(outputs: CommonRequest["structured_outputs"]): Format | null {
   if (!outputs) return null;
   if ("regex" in outputs) return { type: "regex", pattern: outputs.regex };
   if ("choice" in outputs) return { type: "choice", choices: outputs.choice };
+  if ("grammar" in outputs) return { type: "ebnf", grammar: outputs.grammar };
   return { type: "schema", schema: outputs.json };
 }
 

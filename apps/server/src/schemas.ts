@@ -53,9 +53,10 @@ const common = {
       z.strictObject({ json: z.unknown() }),
       z.strictObject({ regex: z.string().max(10_000) }),
       z.strictObject({ choice: z.array(z.string()).min(1).max(1000) }),
+      z.strictObject({ grammar: z.string().max(100_000) }),
     ])
     .nullish()
-    .describe("binds answers to a schema, an expression or one of some texts (vLLM)"),
+    .describe("binds answers to a schema, an expression, one of some texts or a grammar (vLLM)"),
   cache_salt: z
     .string()
     .max(512)
