@@ -153,8 +153,16 @@ async function reinforce(
   const { options, tokenizer, config } = bench;
   const learningRate = 1e-4;
   const settings: GrpoSettings = {
-    ...{ steps, questions: 24, group: 8, maxTokens: 16, temperature: 1 },
-    ...{ form: "dapo", clipLow: 0.2, clipHigh: 0.28, beta: 0, epochs: 1, updates: 1, batch: 192 },
+    ...{ steps, questions: options.quick ? 4 : 24, group: 8, maxTokens: 16, temperature: 1 },
+    ...{
+      form: "dapo",
+      clipLow: 0.2,
+      clipHigh: 0.28,
+      beta: 0,
+      epochs: 1,
+      updates: 1,
+      batch: options.quick ? 32 : 192,
+    },
     ...{ draws: 1, dropCut: false, weightDecay: 0, clip: 1, seed: options.seed },
     learningRate: [
       { shape: "linear", steps: 3, to: learningRate },
@@ -187,8 +195,8 @@ async function reinforce(
 }
 
 async function measured(engine: Engine, { tokenizer, options }: Bench): Promise<TaskScores> {
-  const questions = options.quick ? 20 : 100;
-  const settings = { questions, answers: 16, maxTokens: 16, languages: LANGUAGES };
+  const size = options.quick ? { questions: 8, answers: 8 } : { questions: 100, answers: 16 };
+  const settings = { ...size, maxTokens: 16, languages: LANGUAGES };
   const scores = await measureTask(engine, tokenizer, TASK, settings);
   console.log(`pass@1 ${percent(scores["pass@1"])}, pass@8 ${percent(scores["pass@8"])}`);
   return scores;
