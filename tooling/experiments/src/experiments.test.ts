@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { balancing } from "./balancing.ts";
 import { context } from "./context.ts";
 import { type Experiment, main } from "./experiment.ts";
+import { grpo } from "./grpo.ts";
 import { moeVsDense } from "./moe-vs-dense.ts";
 import { mtp } from "./mtp.ts";
 import { shakespeare } from "./shakespeare.ts";
@@ -72,4 +73,17 @@ test.each([
   [["--precision", "f16"], "expected f32, bf16 or fp8"],
 ])("wrong flags %j", async (argv, message) => {
   await expect(main(mtp, ["--out", dir, ...argv])).rejects.toThrow(message);
+});
+
+test("grpo tells what rewards and more examples came to, for the same time", {
+  timeout: 120_000,
+}, async () => {
+  const out = join(dir, "grpo");
+  const [head, , ...rows] = await table(grpo, "--out", out);
+  expect(head).toEqual(["run", "steps", "seconds", "pass@1", "pass@8"]);
+  expect(rows.map((row) => row[0])).toEqual(["fine-tuning", "then GRPO", "then more fine-tuning"]);
+  expect(rows.slice(0, 2).map((row) => row[1])).toEqual(["3", "3"]);
+  for (const row of rows) expect(row[3]).toMatch(/^\d+\.\d %$/);
+  const seconds = rows.map((row) => Number(row[2]));
+  expect(seconds[2]).toBeGreaterThanOrEqual(seconds[1] as number);
 });

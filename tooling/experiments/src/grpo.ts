@@ -44,34 +44,35 @@ export const grpo: Experiment = {
     const from = join(options.out, "sft");
     const initial = async () => (await loadModel(checkpointFolder(from, sftSteps))).params;
     const rl = await reinforce(bench, grpoSteps, initial);
-    const perStep = taught.seconds / sftSteps;
-    const controlSteps = Math.max(1, Math.round(rl.seconds / perStep));
-    const control = await teach(bench, "more-sft", controlSteps, initial);
+    const control = await teach(bench, "more-sft", MOST_STEPS, { initial, seconds: rl.seconds });
     const head = ["run", "steps", "seconds", "pass@1", "pass@8"];
-    const row = (name: string, steps: number, { seconds, scores }: Outcome) => [
+    const row = (name: string, { steps, seconds, scores }: Outcome) => [
       ...[name, String(steps), seconds.toFixed(0)],
       ...[percent(scores["pass@1"]), percent(scores["pass@8"])],
     ];
     return [
       head,
-      row("fine-tuning", sftSteps, taught),
-      row("then GRPO", grpoSteps, rl),
-      row("then more fine-tuning", controlSteps, control),
+      row("fine-tuning", taught),
+      row("then GRPO", rl),
+      row("then more fine-tuning", control),
     ];
   },
 };
 
 interface Outcome {
+  readonly steps: number;
   readonly seconds: number;
   readonly scores: TaskScores;
 }
 
 function sizes({ quick, steps }: Options) {
-  const grpoSteps = steps ?? (quick ? 20 : 100);
+  const grpoSteps = steps ?? (quick ? 20 : 50);
   return { sftSteps: quick ? Math.min(grpoSteps, SFT_STEPS) : SFT_STEPS, grpoSteps };
 }
 
 const SFT_STEPS = 200;
+/** Of a run that time ends. */
+const MOST_STEPS = 100_000;
 /** Examples of the task with their answers. */
 const EXAMPLES = 2000;
 
@@ -96,12 +97,12 @@ function prepare(options: Options): Bench {
   return { options, tokenizer, config };
 }
 
-/** Fine-tuning, from nothing or from weights. */
+/** Fine-tuning, from nothing or from weights, for so many steps or seconds. */
 async function teach(
   bench: Bench,
   name: string,
   steps: number,
-  initial?: () => Promise<ModelParams>,
+  from: { readonly initial?: () => Promise<ModelParams>; readonly seconds?: number } = {},
 ): Promise<Outcome> {
   const { options, tokenizer, config } = bench;
   const chats = Array.from(examples(options.seed, EXAMPLES), (item) => ({
@@ -123,13 +124,16 @@ async function teach(
   };
   const run = join(options.out, name);
   let shown = 0;
+  const late = new AbortController();
   const { params, progress } = await train(run, config, settings, data, {
     resume: existsSync(join(run, "run.json")),
-    ...(initial ? { initial } : {}),
-    onStep({ step, mainLoss }) {
+    ...(from.initial ? { initial: from.initial } : {}),
+    signal: late.signal,
+    onStep({ step, mainLoss, seconds }) {
+      if (seconds >= (from.seconds ?? Infinity)) late.abort();
       if (performance.now() - shown < 5000) return;
       shown = performance.now();
-      console.log(`${name}: step ${step}/${steps}, loss ${mainLoss.toFixed(4)}`);
+      console.log(`${name}: step ${step}, loss ${mainLoss.toFixed(4)}`);
     },
   });
   const engine = new Engine({
@@ -142,7 +146,7 @@ async function teach(
   const scores = await measured(engine, bench);
   await engine.dispose();
   disposeTree(params);
-  return { seconds: progress.seconds, scores };
+  return { steps: progress.step, seconds: progress.seconds, scores };
 }
 
 async function reinforce(
@@ -191,7 +195,7 @@ async function reinforce(
   const scores = await measured(engine, bench);
   await engine.dispose();
   disposeTree(params);
-  return { seconds: progress.seconds, scores };
+  return { steps: progress.step, seconds: progress.seconds, scores };
 }
 
 async function measured(engine: Engine, { tokenizer, options }: Bench): Promise<TaskScores> {
