@@ -1,4 +1,5 @@
 import {
+  broadcastTo,
   cast,
   key,
   mul,
@@ -120,6 +121,9 @@ async function plainMla(p: MlaParams, x: Tensor, c: MlaConfig): Promise<number[]
   }
   return result;
 }
+
+const identity = (n: number) =>
+  Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0));
 
 async function expectClose(actual: Tensor, expected: ArrayLike<number>, tolerance = 2e-5) {
   const values = await actual.data();
@@ -262,6 +266,62 @@ test("tokens of other segments are not seen", async () => {
     const own = mla(p, sliceAxis(x, 1, start, end), ropeTables(config, end - start), config);
     await expectClose(sliceAxis(packed, 1, start, end), (await own.data()) as Float32Array);
   }
+});
+
+describe("dropout of the attention's weights", () => {
+  const weights = () => initMla(config, key(1), 0.5);
+
+  test("at rate 0 changes nothing, packed samples included", async () => {
+    const p = weights();
+    const x = inputs(2, 6);
+    const rope = ropeTables(config, 6);
+    const segments = tensor([0, 0, 1, 1, 1, 2, 0, 0, 0, 0, 1, 1], { dtype: "i32", shape: [2, 6] });
+    const dropout = { rate: 0, key: key(5) };
+    for (const options of [{}, { segments }]) {
+      const plain = await mla(p, x, rope, config, options).data();
+      await expectClose(mla(p, x, rope, config, { ...options, dropout }), plain);
+    }
+  });
+
+  test("of the only token leaves each head out or doubles it, as the key says", async () => {
+    const x = inputs(8, 1);
+    const rope = ropeTables(config, 1);
+    // With W_O the identity, the output is the heads'.
+    const heads = config.numAttentionHeads * config.vHeadDim;
+    const bare = { ...weights(), oProj: tensor(identity(heads), { shape: [heads, heads] }) };
+    const whole = await mla(bare, x, rope, config).data();
+    const draw = async (seed: number) => [
+      ...(await mla(bare, x, rope, config, { dropout: { rate: 0.5, key: key(seed) } }).data()),
+    ];
+    const dropped = await draw(5);
+    const factors = dropped.map((y, i) => y / (whole[i] as number));
+    for (let head = 0; head < 8 * config.numAttentionHeads; head++) {
+      const own = factors.slice(head * config.vHeadDim, (head + 1) * config.vHeadDim);
+      const kept = Math.abs(own[0] as number) > 1;
+      for (const factor of own) expect(factor).toBeCloseTo(kept ? 2 : 0, 4);
+    }
+    expect(new Set(factors.map(Math.round))).toEqual(new Set([0, 2]));
+    expect(await draw(5)).toEqual(dropped);
+    expect(await draw(6)).not.toEqual(dropped);
+  });
+
+  test("keeps the expectation", async () => {
+    const p = weights();
+    const x = inputs(1, 5);
+    const rope = ropeTables(config, 5);
+    const whole = await mla(p, x, rope, config).data();
+    const draws = 300;
+    const many = broadcastTo(x, [draws, 5, config.hiddenSize]);
+    const dropped = mla(p, many, rope, config, { dropout: { rate: 0.2, key: key(7) } });
+    // Within five standard errors of the mean of so many draws.
+    const values = (await dropped.data()) as Float32Array;
+    for (const [i, expected] of whole.entries()) {
+      const own = Array.from({ length: draws }, (_, d) => values[d * whole.length + i] as number);
+      const mean = own.reduce((a, b) => a + b) / draws;
+      const variance = own.reduce((s, y) => s + (y - mean) ** 2, 0) / draws;
+      expect(Math.abs(mean - expected)).toBeLessThan(5 * Math.sqrt(variance / draws));
+    }
+  });
 });
 
 test("bf16 activations stay bf16, near the f32 result", async () => {

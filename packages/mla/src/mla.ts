@@ -10,11 +10,11 @@
  * the mean of the latents. The first does less per query, the second nothing per cached token.
  */
 import {
-  type AttentionOptions,
   attention,
   broadcastTo,
   cast,
   concat,
+  type Dropout,
   expandDims,
   linear,
   matmul,
@@ -28,6 +28,7 @@ import {
 } from "@dsv3/tensor";
 import { appendLatents, type CacheStep, gatherLatents } from "./cache.ts";
 import type { MlaConfig, MlaParams } from "./config.ts";
+import { attentionWithDropout } from "./dropout.ts";
 import { type RopeTables, softmaxScale } from "./rope.ts";
 
 /** Of the norms after both down-projections: DeepSeek's and transformers' code have it fixed, whatever `rms_norm_eps` is. */
@@ -36,6 +37,8 @@ const LATENT_NORM_EPS = 1e-6;
 export interface MlaOptions {
   /** i32 [B, T]: tokens of different numbers do not see each other (packed samples). */
   readonly segments?: Tensor | undefined;
+  /** For training: leaves out weights of the attention. None in the report. */
+  readonly dropout?: Dropout | undefined;
 }
 
 /**
@@ -47,11 +50,15 @@ export function mla(
   x: Tensor,
   rope: RopeTables,
   c: MlaConfig,
-  { segments }: MlaOptions = {},
+  { segments, dropout }: MlaOptions = {},
 ): Tensor {
   const { qNope, qRope } = queries(p, x, rope, c);
   const { cKv, kRope } = latents(p, x, rope, c);
-  const o = expandedAttention(p, qNope, qRope, cKv, kRope, c, { causal: true, segments });
+  const { q, k, v } = expanded(p, qNope, qRope, cKv, kRope, c);
+  const scale = softmaxScale(c);
+  const o = dropout
+    ? attentionWithDropout(q, k, v, { scale, segments, dropout })
+    : attention(q, k, v, { scale, causal: true, segments }); // eq. 10
   return output(p, o); // eq. 11
 }
 
@@ -77,8 +84,8 @@ export function mlaCached(
   if (form === "expanded") {
     const seen = cast(gatherLatents(stored, step), x.dtype); // [B, S, C + R]
     const [allKv, allRope] = split(seen, [c.kvLoraRank, c.qkRopeHeadDim], 2) as [Tensor, Tensor];
-    const mask = { causal: true, lengths: step.lengths };
-    o = expandedAttention(p, qNope, qRope, allKv, allRope, c, mask);
+    const { q, k, v } = expanded(p, qNope, qRope, allKv, allRope, c);
+    o = attention(q, k, v, { scale: softmaxScale(c), causal: true, lengths: step.lengths });
   } else {
     o = absorbedAttention(p, qNope, qRope, stored, step, c);
   }
@@ -128,23 +135,22 @@ function rotate(x: Tensor, rope: RopeTables, c: MlaConfig): Tensor {
   return rotary(reshape(pairs, [B, T, H, R]), rope);
 }
 
-/** Keys and values of every head from the latents (eq. 3, 5), then attention (eq. 10): [B, T, H, V]. */
-function expandedAttention(
+/** Queries, keys and values of every head, the last two from the latents (eq. 3, 5). */
+function expanded(
   p: MlaParams,
   qNope: Tensor, //  [B, T, H, N]
   qRope: Tensor, //  [B, T, H, R]
   cKv: Tensor, //    [B, S, C]
   kRope: Tensor, //  [B, S, R]
   c: MlaConfig,
-  mask: Omit<AttentionOptions, "scale">,
-): Tensor {
+): { q: Tensor; k: Tensor; v: Tensor } {
   const [B, S, R] = kRope.shape as [number, number, number];
   const H = c.numAttentionHeads;
   const kv = reshape(linear(cKv, p.kvBProj), [B, S, H, c.qkNopeHeadDim + c.vHeadDim]);
   const [kNope, v] = split(kv, [c.qkNopeHeadDim, c.vHeadDim], 3) as [Tensor, Tensor];
   const q = concat([qNope, qRope], 3); //                                               [B, T, H, N + R]
   const k = concat([kNope, broadcastTo(expandDims(kRope, 2), [B, S, H, R])], 3); //     [B, S, H, N + R]
-  return attention(q, k, v, { scale: softmaxScale(c), ...mask });
+  return { q, k, v };
 }
 
 /** The same from the cache alone, without making any head's keys or values: [B, T, H, V]. */

@@ -24,11 +24,11 @@ export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./hugging-face.ts";
 export { type Batch, type LossOptions, type LossParts, lossFn } from "./loss.ts";
 export {
   type ComputeDtype,
-  type Dropout,
   type ForwardOptions,
   type ForwardResult,
   forward,
   type LayerRouting,
+  type ModelDropout,
   type Precision,
 } from "./model.ts";
 export { type NamedParam, namedParams } from "./names.ts";

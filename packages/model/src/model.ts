@@ -10,12 +10,12 @@ import {
   add,
   cast,
   concat,
+  type Dropout,
+  dropout as dropOut,
   foldIn,
-  ge,
   inFp8,
   linear,
   matmul,
-  mul,
   remat,
   reshape,
   rmsNorm,
@@ -23,7 +23,6 @@ import {
   type Tensor,
   take,
   treeMap,
-  uniform,
 } from "@dsv3/tensor";
 import type { ModelConfig } from "./config.ts";
 import type { LayerParams, ModelParams, MtpParams } from "./params.ts";
@@ -54,11 +53,14 @@ export interface ForwardOptions {
   /** Computes each layer again in the backward pass instead of keeping its activations. */
   readonly remat?: boolean;
   /** For training: leaves out values of embeddings and of what attention and MLPs add. */
-  readonly dropout?: Dropout;
+  readonly dropout?: ModelDropout;
 }
 
-/** Each value is 0 with probability `rate`, in [0, 1), and otherwise scaled by 1 / (1 − rate). */
-export type Dropout = { readonly rate: number; readonly key: Tensor };
+/** Dropout throughout the model; none in the report. */
+export interface ModelDropout extends Dropout {
+  /** Of the attention's weights, 0 unless told. These are then kept, B H T² numbers a layer. */
+  readonly attentionRate?: number;
+}
 
 export type ForwardResult = {
   /** f32 [B, T, V]: position t predicts token t + 1. */
@@ -132,9 +134,11 @@ function causalLayer(
   segments: Tensor | undefined,
   c: ModelConfig,
   fp8: boolean,
-  dropout?: Dropout,
+  dropout?: ModelDropout,
 ): { output: Tensor; routing: LayerRouting | null } {
-  const attend: Attend = (p, x) => mla(p, x, rope, c, { segments });
+  const rate = dropout?.attentionRate ?? 0;
+  const ofWeights = dropout && rate > 0 ? { rate, key: foldIn(dropout.key, 2) } : undefined;
+  const attend: Attend = (p, x) => mla(p, x, rope, c, { segments, dropout: ofWeights });
   const { output, routed } = decoderLayer(p, x, attend, c, { fp8, dropout });
   if (routed === null) return { output, routing: null };
   const scores = reshape(routed.routing.scores, [...x.shape.slice(0, 2), c.nRoutedExperts]);
@@ -172,10 +176,8 @@ export function decoderLayer(
 
 /** x with some values left out; `place` tells draws under one key apart. */
 function dropped(x: Tensor, dropout: Dropout | undefined, place: number): Tensor {
-  if (dropout === undefined || dropout.rate === 0) return x;
-  const { rate, key } = dropout;
-  const kept = ge(uniform(foldIn(key, place), x.shape), rate);
-  return mul(x, cast(mul(cast(kept, "f32"), 1 / (1 - rate)), x.dtype));
+  if (dropout === undefined) return x;
+  return dropOut(x, { rate: dropout.rate, key: foldIn(dropout.key, place) });
 }
 
 /**

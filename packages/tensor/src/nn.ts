@@ -4,9 +4,23 @@ import { fp8GroupedLinear, fp8Linear, isInFp8 } from "./fp8.ts";
 import { full } from "./ops/create.ts";
 import { takeAlong } from "./ops/indexed.ts";
 import { groupedMatmul, matmul } from "./ops/matrix.ts";
-import { add, cast, cos, lt, mul, rsqrt, silu, sin, square, sub, where } from "./ops/pointwise.ts";
+import {
+  add,
+  cast,
+  cos,
+  ge,
+  lt,
+  mul,
+  rsqrt,
+  silu,
+  sin,
+  square,
+  sub,
+  where,
+} from "./ops/pointwise.ts";
 import { logSumExp, mean } from "./ops/reduce.ts";
 import { expandDims, flip, reshape, stack } from "./ops/shape.ts";
+import { uniform } from "./random.ts";
 import { describe } from "./spec.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -45,6 +59,19 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
 /** silu(gate) · up, the activation of gated feed-forward layers; computed in f32. */
 export function swiglu(gate: Tensor, up: Tensor): Tensor {
   return cast(mul(silu(cast(gate, "f32")), cast(up, "f32")), gate.dtype);
+}
+
+/** Each value is left out with probability `rate`, in [0, 1); which ones, `key` (u32 [2]) says. */
+export interface Dropout {
+  readonly rate: number;
+  readonly key: Tensor;
+}
+
+/** x with some values 0 and the others scaled by 1 / (1 − rate), so that the expectation stays; x itself at rate 0. */
+export function dropout(x: Tensor, { rate, key }: Dropout): Tensor {
+  if (rate === 0) return x;
+  const kept = ge(uniform(key, x.shape), rate);
+  return mul(x, cast(mul(cast(kept, "f32"), 1 / (1 - rate)), x.dtype));
 }
 
 /** cos and sin of position · frequency. */

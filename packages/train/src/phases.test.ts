@@ -175,6 +175,11 @@ test("recomputed layers give the same training, dropout included; dropout change
   // The order of sums differs, and nothing else.
   expect(distance(await losses("c", { remat: true }), plain)).toBeLessThan(1e-5);
   expect(distance(await losses("d", { remat: true, dropout: 0.3 }), dropped)).toBeLessThan(1e-5);
+  const ofAttention = await losses("e", { attentionDropout: 0.3 });
+  expect(distance(ofAttention, plain)).toBeGreaterThan(1e-4);
+  expect(
+    distance(await losses("f", { remat: true, attentionDropout: 0.3 }), ofAttention),
+  ).toBeLessThan(1e-5);
 });
 
 describe("phases from files", () => {

@@ -215,12 +215,13 @@ function enterPhase(base: ModelConfig, settings: RunSettings, step: number): Sta
   const { phase, index, start } = phaseAt(settings, step);
   const config = phaseConfig(base, settings, phase);
   const { mtpWeight, balanceWeight, accumulate, ramp, length } = phase;
-  const { computeDtype = "f32", remat = false, dropout = 0, seed, emaDecay } = settings;
+  const { computeDtype = "f32", remat = false, seed, emaDecay } = settings;
+  const { dropout: rate = 0, attentionDropout: attentionRate = 0 } = settings;
   const program = trainStep(config, {
     loss: { mtpWeight, balanceWeight, computeDtype, remat },
     optimizer: settings.optimizer ?? ADAMW,
     clip: 1,
-    ...(dropout > 0 ? { dropout: { rate: dropout, seed } } : {}),
+    ...(rate + attentionRate > 0 ? { dropout: { rate, attentionRate, seed } } : {}),
     ...(emaDecay === undefined ? {} : { emaDecay }),
   });
   const costs = { context: length / 2, training: true, mtp: mtpWeight > 0 };

@@ -50,6 +50,8 @@ export interface RunSettings extends Phase {
   readonly remat?: boolean;
   /** Share of the values of every branch left out at random; none in the report. */
   readonly dropout?: number;
+  /** Share of the attention's weights left out at random, see ModelDropout; none in the report. */
+  readonly attentionDropout?: number;
   /** Keeps an exponential moving average of the weights (section 3.2.3) with this decay. */
   readonly emaDecay?: number;
   readonly seed: number;
@@ -91,6 +93,7 @@ const settingsSchema = z.strictObject({
   computeDtype: z.enum(["f32", "bf16", "fp8"]).optional(),
   remat: z.boolean().optional(),
   dropout: share.optional(),
+  attentionDropout: share.optional(),
   emaDecay: share.optional(),
   seed: whole(0),
   checkpointEvery: whole(1),

@@ -5,6 +5,7 @@ import {
   type LossParts,
   lossFn,
   type ModelConfig,
+  type ModelDropout,
   type ModelParams,
 } from "@dsv3/model";
 import { updateBias } from "@dsv3/moe";
@@ -43,8 +44,8 @@ export interface StepOptions {
   readonly optimizer: AdamWConfig;
   /** Largest global norm of the gradients: 1 in the report. */
   readonly clip: number;
-  /** Leaves out values at random, others for every step and batch. */
-  readonly dropout?: { readonly rate: number; readonly seed: number };
+  /** Leaves out values at random, others for every step and batch; rates as in ModelDropout. */
+  readonly dropout?: Omit<ModelDropout, "key"> & { readonly seed: number };
   /**
    * Of the moving average in a state that has one: the mean of the weights so far, until those are as
    * many as the decay averages over, and an exponential average from then on.
@@ -104,9 +105,9 @@ export function trainStep(
   );
   const dropoutAt = ({ step }: TrainState, index: Tensor) => {
     if (options.dropout === undefined) return undefined;
-    const { rate, seed } = options.dropout;
+    const { seed, ...rates } = options.dropout;
     const ofStep = foldIn(key(seed), cast(step, "i32"));
-    return { rate, key: foldIn(ofStep, cast(index, "i32")) };
+    return { ...rates, key: foldIn(ofStep, cast(index, "i32")) };
   };
   const gradients = (state: TrainState, batch: Batch, index: Tensor) => {
     const [[loss, parts], grads] = differentiate(state.params, batch, dropoutAt(state, index));

@@ -61,7 +61,8 @@ function model({ layers, heads, width, block }: Recipe, vocabSize: number): Mode
 function settings(r: Recipe, steps: number, seed: number): RunSettings {
   const warmUp = Math.min(100, steps);
   return {
-    ...{ steps, batch: r.batch, length: r.block, accumulate: 1, seed, dropout: r.dropout },
+    ...{ steps, batch: r.batch, length: r.block, accumulate: 1, seed },
+    ...{ dropout: r.dropout, attentionDropout: r.dropout },
     learningRate: [
       { shape: "linear", steps: warmUp, to: 1e-3 },
       { shape: "cosine", steps: r.steps - warmUp, to: 1e-4 },
