@@ -12,7 +12,6 @@ import {
   customGradient,
   div,
   expandDims,
-  mul,
   reshape,
   sliceAxis,
   sub,
@@ -63,27 +62,25 @@ export function dispatch(x: Tensor, plan: Dispatch): Tensor {
   return send(x);
 }
 
-/** Σ_k weights[n, k] · rows[rank[n, k]]: rows [N K, D], weights f32 [N, K] → [N, D] in rows' dtype. */
-export function combine(rows: Tensor, weights: Tensor, plan: Dispatch): Tensor {
-  const merge = customGradient(
-    (rows: Tensor, weights: Tensor) => ({
-      output: sumPairs(rows, plan, weights),
-      save: { rows, weights },
-    }),
-    ({ rows, weights }: { rows: Tensor; weights: Tensor }, dOut: Tensor) => {
-      const sent = cast(take(dOut, plan.tokens), "f32"); // [N K, D]
-      const rowWeights = take(reshape(weights, [-1]), plan.pairs); // [N K]
-      const dRows = cast(mul(sent, expandDims(rowWeights, 1)), rows.dtype);
-      const dWeights = take(sum(mul(sent, cast(rows, "f32")), 1), plan.rank); // [N, K]
-      return [dRows, dWeights];
-    },
+/** The weight of each row: weights [N, K] → [N K] in order of expert. */
+export function dispatchWeights(weights: Tensor, plan: Dispatch): Tensor {
+  const send = customGradient(
+    (weights: Tensor) => ({ output: take(reshape(weights, [-1]), plan.pairs), save: null }),
+    (_, dRows: Tensor) => [take(dRows, plan.rank)],
   );
-  return merge(rows, weights);
+  return send(weights);
 }
 
-/** The (weighted) sum over each token's pairs of rows [N K, D], in f32: [N, D] in rows' dtype. */
-function sumPairs(rows: Tensor, { rank }: Dispatch, weights?: Tensor): Tensor {
-  const byPair = cast(take(rows, rank), "f32"); // [N, K, D]
-  const terms = weights ? mul(byPair, expandDims(weights, 2)) : byPair;
-  return cast(sum(terms, 1), rows.dtype);
+/** Σ_k rows[rank[n, k]]: rows [N K, D] → [N, D]. */
+export function combine(rows: Tensor, plan: Dispatch): Tensor {
+  const merge = customGradient(
+    (rows: Tensor) => ({ output: sumPairs(rows, plan), save: null }),
+    (_, dOut: Tensor) => [take(dOut, plan.tokens)],
+  );
+  return merge(rows);
+}
+
+/** The sum over each token's pairs of rows [N K, D], in f32: [N, D] in rows' dtype. */
+function sumPairs(rows: Tensor, { rank }: Dispatch): Tensor {
+  return cast(sum(cast(take(rows, rank), "f32"), 1), rows.dtype); // of [N, K, D]
 }

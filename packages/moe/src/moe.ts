@@ -4,15 +4,32 @@
  *
  *   B batch, T tokens, N = B T, D hidden, F expert width, E experts, K picked per token
  */
-import { add, groupedLinear, linear, reshape, swiglu, type Tensor } from "@dsv3/tensor";
+import {
+  add,
+  cast,
+  expandDims,
+  groupedLinear,
+  linear,
+  mul,
+  remat,
+  reshape,
+  swiglu,
+  type Tensor,
+} from "@dsv3/tensor";
 import type { MlpParams, MoeConfig, MoeParams } from "./config.ts";
-import { combine, dispatch, expertLoad, planDispatch } from "./dispatch.ts";
+import { combine, dispatch, dispatchWeights, expertLoad, planDispatch } from "./dispatch.ts";
 import { type Routing, route } from "./route.ts";
 
 /** down(silu(gate x) · up x) for x [..., D]. */
 export function mlp(p: MlpParams, x: Tensor): Tensor {
   return linear(swiglu(linear(x, p.gateProj), linear(x, p.upProj)), p.downProj);
 }
+
+/** silu(gate) · up, times a weight for each row; the derivative computes what is between again. */
+const weightedSwiglu = remat((gate: Tensor, up: Tensor, weights: Tensor): Tensor => {
+  const activated = swiglu(cast(gate, "f32"), cast(up, "f32"));
+  return cast(mul(activated, expandDims(weights, 1)), gate.dtype);
+});
 
 export interface MoeResult {
   readonly output: Tensor; // [B, T, D]
@@ -33,8 +50,13 @@ export function moe(p: MoeParams, x: Tensor, c: MoeConfig, real?: Tensor): MoeRe
 
   const rows = dispatch(tokens, plan); // [N K, D]
   const each = (x: Tensor, w: Tensor) => groupedLinear(x, w, plan.offsets);
-  const hidden = swiglu(each(rows, p.experts.gateProj), each(rows, p.experts.upProj)); // [N K, F]
-  const routed = combine(each(hidden, p.experts.downProj), routing.weights, plan); // [N, D]
+  // Outputs of experts are weighted (eq. 12): since down is linear, so may be its narrower inputs.
+  const hidden = weightedSwiglu(
+    each(rows, p.experts.gateProj),
+    each(rows, p.experts.upProj),
+    dispatchWeights(routing.weights, plan),
+  ); // [N K, F]
+  const routed = combine(each(hidden, p.experts.downProj), plan); // [N, D]
 
   const output = shared ? add(shared, routed) : routed;
   return { output: reshape(output, x.shape), routing, load: expertLoad(plan) };

@@ -113,18 +113,27 @@ function readsOf(t: Tensor, roots: ReadonlySet<Tensor>): Set<Tensor> {
   return reads;
 }
 
-/** Without a value passed between them, units share a kernel only if they are alike and read the same. */
+/**
+ * Without a value passed between them, units share a kernel only if they read the same and are alike,
+ * or one maps the rows that the other reduces.
+ */
 function sharesWork(unit: Unit, group: Group): boolean {
   return group.units.some((other) => {
     const alike =
-      other.tensor.shape.join() === unit.tensor.shape.join() &&
-      (other.axes === undefined) === (unit.axes === undefined) &&
-      (unit.axes === undefined || operandKey(unit) === operandKey(other));
+      (unit.axes === undefined) === (other.axes === undefined)
+        ? other.tensor.shape.join() === unit.tensor.shape.join() &&
+          (unit.axes === undefined || operandKey(unit) === operandKey(other))
+        : workShape(unit) === workShape(other);
     return (
       alike &&
       [...unit.reads].some((t) => t.size >= unit.tensor.size && t.size > 1 && other.reads.has(t))
     );
   });
+}
+
+/** The elements that are walked over: those of a reduction's operand. */
+function workShape({ tensor, axes }: Unit): string {
+  return (axes ? (nodeOf(tensor).inputs[0] as Tensor) : tensor).shape.join();
 }
 
 function operandKey(unit: Unit): string {

@@ -62,9 +62,11 @@ define("matmul", {
     const shape = [...x.shape.slice(0, -1), y.shape.at(-1) as number];
     return [{ shape, dtype: attrs.dtype as DType }];
   },
-  grad(node, [g]) {
-    if (!g) return node.inputs.map(() => null);
+  grad(node, [wide]) {
+    if (!wide) return node.inputs.map(() => null);
     const [a, b] = node.inputs as [Tensor, Tensor];
+    // Both gradients are rounded to bf16 in any case; one that is meets a bf16 factor at full speed.
+    const g = a.dtype === "bf16" && b.dtype === "bf16" ? cast(wide, "bf16") : wide;
     const { aBlock, bBlock } = node.attrs as {
       aBlock?: [number, number];
       bBlock?: [number, number];
