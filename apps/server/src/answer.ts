@@ -1,15 +1,16 @@
 /** An answer to a conversation as it grows: what the model says, as OpenAI's messages have it. */
 import type { AnswerEvent, AnswerParser, Delta } from "@dsv3/serve";
+import type { Said } from "./talk.ts";
 
 /** One call of a function, as it grows. */
-interface Call {
+export interface Call {
   readonly id: string;
   readonly name: string;
   arguments: string;
 }
 
 /** An answer to a conversation, as it grows: its words, thoughts and calls. */
-export class ChatAnswer {
+export class ChatAnswer implements Said {
   readonly #parser: AnswerParser;
   readonly calls: Call[] = [];
   content = "";

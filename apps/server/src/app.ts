@@ -5,6 +5,7 @@ import { bodyLimit } from "hono/body-limit";
 import { requireKey } from "./auth.ts";
 import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import { exchange } from "./exchange.ts";
+import type { Gateway } from "./gateway/gateway.ts";
 import type { Models } from "./models.ts";
 import { type Log, observe } from "./observe.ts";
 import { allowOrigins } from "./origins.ts";
@@ -14,6 +15,8 @@ import { MODEL_ROUTES } from "./routes.ts";
 
 export interface AppOptions {
   readonly models: Models;
+  /** Engines on other machines, beside those models or instead of them. */
+  readonly gateway?: Gateway;
   /**
    * With keys, every route but /health and /ready wants one. A key may be given by its hash:
    * `sha256:` and 64 hexadecimal digits.
@@ -45,14 +48,18 @@ export interface App {
   abort(): void;
 }
 
+/** @throws RangeError if there is no model, nor a gateway to others; for keys and origins that are none */
 export function createApp(options: AppOptions): App {
-  const { models, apiKeys = [], maxBody = 4 * 2 ** 20, log } = options;
+  const { models, gateway = null, apiKeys = [], maxBody = 4 * 2 ** 20, log } = options;
+  if (gateway === null && models.list().length === 0) {
+    throw new RangeError("models: there must be one at least, or a gateway");
+  }
   const open = new Set<AbortController>();
   let draining = false;
   const app = new Hono<Recorded>();
 
   app.use(observe(log, options.tracer));
-  const gets = plainRoutes(models, { ready: () => !draining, keys: apiKeys.length > 0 });
+  const gets = plainRoutes(models, gateway, { ready: () => !draining, keys: apiKeys.length > 0 });
   const keyless = new Set(gets.filter((get) => get.open).map(({ path }) => path));
   app.use(allowOrigins(options.origins ?? []));
   app.use(requireKey(apiKeys, keyless));
@@ -79,6 +86,7 @@ export function createApp(options: AppOptions): App {
   };
   const settings = {
     models,
+    gateway,
     timeout: options.timeout ?? 600_000,
     keepAlive: options.keepAlive ?? 15_000,
     writeTimeout: options.writeTimeout ?? 120_000,

@@ -10,11 +10,19 @@ export class ApiError extends Error {
   readonly code: string | null;
   /** The field of the request at fault. */
   readonly param: string | null;
+  /** When to come again, as `Retry-After` has it. */
+  readonly retryAfter: string;
 
   constructor(
     status: ContentfulStatusCode,
     message: string,
-    options: { type?: string; code?: string; param?: string; cause?: unknown } = {},
+    options: {
+      type?: string;
+      code?: string;
+      param?: string;
+      retryAfter?: string;
+      cause?: unknown;
+    } = {},
   ) {
     super(message, options);
     this.name = "ApiError";
@@ -22,6 +30,7 @@ export class ApiError extends Error {
     this.type = options.type ?? "invalid_request_error";
     this.code = options.code ?? null;
     this.param = options.param ?? null;
+    this.retryAfter = options.retryAfter ?? "1";
   }
 }
 
@@ -105,6 +114,6 @@ function statusOf(c: Context<Recorded>, { status, code }: ApiError): ContentfulS
 
 /** The answer to a request that failed before anything of it was answered. */
 export function errorResponse(c: Context<Recorded>, error: ApiError): Response {
-  if (error.status === 429 || error.status === 503) c.header("retry-after", "1");
+  if (error.status === 429 || error.status === 503) c.header("retry-after", error.retryAfter);
   return c.json(errorBody(c, error), statusOf(c, error));
 }

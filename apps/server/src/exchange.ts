@@ -5,6 +5,9 @@ import type { StreamingApi } from "hono/utils/stream";
 import type { z } from "zod";
 import { readJson } from "./body.ts";
 import { badRequest, clientGone, dialectOf, errorBody, toApiError } from "./errors.ts";
+import type { Json } from "./gateway/dialect.ts";
+import type { Forward } from "./gateway/forward.ts";
+import type { Answer, Gateway } from "./gateway/gateway.ts";
 import type { Service } from "./generate.ts";
 import type { Lease, Models } from "./models.ts";
 import type { Recorded, RequestRecord } from "./record.ts";
@@ -15,10 +18,13 @@ import { EVENT_HEADERS, KEEP_ALIVE, type Reply, type StreamOptions, sendEvents }
 export interface ModelRoute {
   readonly request: z.ZodType;
   handle(service: Service, request: never, signal: AbortSignal): Reply | Promise<Reply>;
+  /** The same where another machine has the model; it checks what is passed on. */
+  readonly forward: Forward;
 }
 
 export interface ExchangeOptions {
   readonly models: Models;
+  readonly gateway: Gateway | null;
   readonly timeout: number;
   readonly keepAlive: number;
   readonly writeTimeout: number;
@@ -43,7 +49,7 @@ export async function exchange(
   const record = c.get("record");
   record.stream = body.stream === true;
   const ends = openRequest(c, options);
-  const answering = answer(route, body, record, ends.signal, options.models);
+  const answering = answer(route, body, record, ends.signal, options);
   const skips = record.stream || dialectOf(c.req.path) === "deepseek";
   if (skips && (await isSlower(answering, options.keepAlive))) {
     return respond(c, record.stream ? EVENT_HEADERS : JSON_HEADERS, async (out) => {
@@ -53,14 +59,14 @@ export async function exchange(
     });
   }
   try {
-    const { reply, lease } = await answering;
+    const { reply, release } = await answering;
     if (!("body" in reply)) {
       return respond(c, EVENT_HEADERS, async (out) => {
-        await sendEvents(c, out, reply, streamOptions(c, options)).finally(lease.release);
+        await sendEvents(c, out, reply, streamOptions(c, options)).finally(release);
         ends.finish();
       });
     }
-    lease.release();
+    release();
     ends.finish();
     return c.json(reply.body);
   } catch (error) {
@@ -109,12 +115,12 @@ async function sendLate(
   wait();
   const beat = setInterval(wait, options.keepAlive);
   try {
-    const { reply, lease } = await answering.finally(() => clearInterval(beat));
+    const { reply, release } = await answering.finally(() => clearInterval(beat));
     const sent =
       "body" in reply
         ? out.write(JSON.stringify(reply.body))
         : sendEvents(c, out, reply, streamOptions(c, options));
-    await sent.finally(lease.release);
+    await sent.finally(release);
   } catch (error) {
     options.onError(error, c);
     const told = JSON.stringify(errorBody(c, toApiError(error)));
@@ -150,24 +156,42 @@ function openRequest(c: Context<Recorded>, { open, timeout }: ExchangeOptions): 
   };
 }
 
-/** What a route answers, and the model that it works with until all of it is sent. */
-interface Answer {
-  readonly reply: Reply;
-  readonly lease: Lease;
-}
-
+/** What a route answers: by a model of this machine, or of another. */
 async function answer(
   route: ModelRoute,
-  body: { readonly [field: string]: unknown },
+  body: Json,
+  record: RequestRecord,
+  signal: AbortSignal,
+  { models, gateway }: ExchangeOptions,
+): Promise<Answer> {
+  const here = (model?: string) => answerHere(route, body, record, signal, models, model);
+  if (gateway === null) return here();
+  const names = [...models.list(), ...gateway.list()].map(({ name }) => name);
+  const model = typeof body.model === "string" ? body.model : theOnly(new Set(names));
+  if (!gateway.has(model)) {
+    if (models.has(model)) return here(model);
+    throw gateway.missing(model, names);
+  }
+  const local = models.has(model) ? () => here(model) : null;
+  const { forward } = route;
+  return gateway.answer({ model, body, record, signal, forward, local });
+}
+
+async function answerHere(
+  route: ModelRoute,
+  body: Json,
   record: RequestRecord,
   signal: AbortSignal,
   models: Models,
+  model?: string,
 ): Promise<Answer> {
   const request = read(route.request, body) as { readonly model?: string | null };
-  const lease = await models.acquire(request.model ?? theOnly(models), signal);
+  const name = model ?? request.model ?? theOnly(new Set(models.list().map(({ name }) => name)));
+  const lease = await models.acquire(name, signal);
   try {
     record.begin(lease.name, body);
-    return { reply: await route.handle(serviceOf(lease, record), request as never, signal), lease };
+    const reply = await route.handle(serviceOf(lease, record), request as never, signal);
+    return { reply, release: lease.release };
   } catch (error) {
     lease.release();
     throw error;
@@ -175,9 +199,9 @@ async function answer(
 }
 
 /** Where there is one model, some routes do not ask for its name. */
-function theOnly(models: Models): string {
-  const [first, ...more] = models.list();
-  if (more.length === 0) return first!.name;
+function theOnly(names: ReadonlySet<string>): string {
+  const [first, ...more] = names;
+  if (first !== undefined && more.length === 0) return first;
   throw badRequest("model", "is missing, and there are several here");
 }
 

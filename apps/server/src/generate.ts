@@ -10,7 +10,7 @@ import type {
 } from "@dsv3/serve";
 import type { Tokenizer } from "@dsv3/tokenizer";
 import type { Embedder } from "./embedder.ts";
-import type { Metrics } from "./metrics.ts";
+import { Answering, type Metrics } from "./metrics.ts";
 import type { RequestRecord } from "./record.ts";
 import type { CommonRequest } from "./schemas.ts";
 
@@ -63,17 +63,18 @@ function formatOf(outputs: CommonRequest["structured_outputs"]): Format | null {
   return { type: "schema", schema: outputs.json };
 }
 
-/** Requests that the engine has taken, and that nobody has read yet. */
-export interface Run {
-  /**
-   * `take` gets every token with its request's place, as they come. Fails with the first failure,
-   * after cancelling the rest.
-   */
-  each(take: (delta: Delta, request: number) => void | Promise<void>): Promise<Usage>;
-  /** Log-probabilities of a request's prompt, if it asked for them; known from its first token on. */
-  prompt(request: number): readonly (Drawn | null)[];
+/** Answers as they come, in parts that nobody has read yet. */
+export interface Parts<Part> {
+  /** `take` gets every part with its request's place. Fails with the first failure, after cancelling the rest. */
+  each(take: (part: Part, request: number) => void | Promise<void>): Promise<Usage>;
   /** Ends all of it; `each` then fails with the reason. */
   cancel(reason: Error): void;
+}
+
+/** Requests that the engine has taken: their parts are tokens. */
+export interface Run extends Parts<Delta> {
+  /** Log-probabilities of a request's prompt, if it asked for them; known from its first token on. */
+  prompt(request: number): readonly (Drawn | null)[];
 }
 
 /** Queues all requests, or none: what the engine refuses is thrown here, before any answer begins. */
@@ -84,7 +85,6 @@ export function start(
 ): Run {
   const own = new AbortController();
   const all = AbortSignal.any([signal, own.signal]);
-  const began = performance.now();
   const generations: Generation[] = [];
   try {
     for (const request of requests) generations.push(engine.submit({ ...request, signal: all }));
@@ -94,18 +94,9 @@ export function start(
   }
 
   const read = async (i: number, take: Parameters<Run["each"]>[0]) => {
-    const last = new Map<number, number>();
+    const answering = new Answering(metrics, record);
     for await (const delta of generations[i]!) {
-      record.take(delta);
-      const now = performance.now();
-      const before = last.get(delta.choice);
-      if (before === undefined) metrics.timeToFirstToken.observe((now - began) / 1e3);
-      else metrics.interTokenLatency.observe((now - before) / 1e3);
-      last.set(delta.choice, now);
-      if (delta.finishReason) {
-        metrics.finish(delta.finishReason);
-        metrics.requestLatency.observe((now - began) / 1e3);
-      }
+      answering.take(delta.choice, delta.finishReason);
       await take(delta, i);
     }
   };

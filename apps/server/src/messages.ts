@@ -1,40 +1,37 @@
 /** POST /v1/messages and /v1/messages/count_tokens: Anthropic's interface to conversations. */
-import type { AnswerEvent, Delta, Usage } from "@dsv3/serve";
-import type { ChatAnswer } from "./answer.ts";
+import type { AnswerEvent, Usage } from "@dsv3/serve";
 import { converse } from "./conversation.ts";
-import { type Service, start } from "./generate.ts";
+import type { Service } from "./generate.ts";
 import type { CountRequest, MessagesRequest } from "./messages-schemas.ts";
 import { type ChatRequest, chatRequest, read } from "./schemas.ts";
 import type { Reply } from "./stream.ts";
+import type { Said, Talker } from "./talk.ts";
 
 export async function messages(
-  service: Service,
+  talker: Talker,
   request: MessagesRequest,
   signal: AbortSignal,
 ): Promise<Reply> {
-  const conversation = converse(toChat(request), service.tokenizer);
-  const run = start(service, [conversation.request], signal);
-  const answer = conversation.answer();
+  const { answer, promptTokens, run } = await talker.talk(toChat(request), signal);
   const head = {
     id: `msg_${crypto.randomUUID().replaceAll("-", "")}`,
     type: "message",
     role: "assistant",
-    model: service.model,
+    model: talker.model,
   };
   if (request.stream) {
     const blocks = new Blocks(answer);
-    const prompt = conversation.request.prompt.length;
     const message = {
       ...head,
       content: [],
       stop_reason: null,
       stop_sequence: null,
-      usage: usageOf({ promptTokens: prompt, cachedTokens: 0, completionTokens: 0 }),
+      usage: usageOf({ promptTokens: promptTokens ?? 0, cachedTokens: 0, completionTokens: 0 }),
     };
     const parts = {
       named: true,
       first: [{ type: "message_start", message }],
-      event: (delta: Delta) => blocks.events(answer.take(delta)),
+      event: (said: readonly AnswerEvent[]) => blocks.events(said),
       last: (usage: Usage) => [
         ...blocks.close(),
         { type: "message_delta", delta: endOf(answer), usage: usageOf(usage) },
@@ -43,9 +40,7 @@ export async function messages(
     };
     return { run, ...parts };
   }
-  const usage = await run.each((delta) => {
-    answer.take(delta);
-  });
+  const usage = await run.each(() => {});
   return { body: { ...head, content: contentOf(answer), ...endOf(answer), usage: usageOf(usage) } };
 }
 
@@ -56,7 +51,7 @@ export function countTokens({ tokenizer }: Service, request: CountRequest): Repl
 }
 
 /** The same request in OpenAI's terms, checked by the same rules. */
-function toChat(request: CountRequest & Partial<MessagesRequest>): ChatRequest {
+export function toChat(request: CountRequest & Partial<MessagesRequest>): ChatRequest {
   const { system, messages, tools, tool_choice: choice, thinking } = request;
   const last = messages.at(-1);
   return read(chatRequest, {
@@ -121,12 +116,12 @@ function toolChoice(choice: NonNullable<MessagesRequest["tool_choice"]>): unknow
 
 /** The parts of an answer, as the events of Anthropic's streams: one block after another. */
 class Blocks {
-  readonly #answer: ChatAnswer;
+  readonly #answer: Said;
   /** What the open block holds, or which call; null: none is open. */
   #open: "text" | "thinking" | number | null = null;
   #index = -1;
 
-  constructor(answer: ChatAnswer) {
+  constructor(answer: Said) {
     this.#answer = answer;
   }
 
@@ -173,7 +168,7 @@ class Blocks {
   }
 }
 
-function contentOf({ reasoning, content, calls }: ChatAnswer): object[] {
+function contentOf({ reasoning, content, calls }: Said): object[] {
   return [
     ...(reasoning ? [{ type: "thinking", thinking: reasoning, signature: "" }] : []),
     ...(content ? [{ type: "text", text: content }] : []),
@@ -193,7 +188,7 @@ function objectOf(args: string): unknown {
   }
 }
 
-function endOf({ reason, stopped }: ChatAnswer): object {
+function endOf({ reason, stopped }: Said): object {
   const sequence = typeof stopped === "string" ? stopped : null;
   const reasons = { stop: "end_turn", length: "max_tokens", tool_calls: "tool_use" } as const;
   return {

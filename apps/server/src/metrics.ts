@@ -1,6 +1,7 @@
 /** Counters and histograms in Prometheus' text format, by the names of vLLM, whose dashboards fit. */
 import type { EngineStats } from "@dsv3/serve";
 import type { ModelState } from "./models.ts";
+import type { RequestRecord } from "./record.ts";
 
 /** Upper bounds of the buckets, in seconds. */
 const SECONDS = [0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
@@ -44,6 +45,7 @@ const COUNTERS = [
 ] as const;
 
 type Counted = (typeof COUNTERS)[number][2];
+type Counts = { readonly [key in Counted]?: number };
 
 /** What is counted of one model. */
 export class Metrics {
@@ -58,60 +60,124 @@ export class Metrics {
     this.finished.set(reason, (this.finished.get(reason) ?? 0) + 1);
   }
 
-  /** Adds the counts of an engine that goes. */
-  keep(stats: EngineStats): void {
-    for (const [, , key] of COUNTERS) this.#kept.set(key, this.count(key, stats));
+  /** Adds counts that no engine here keeps: those of one that goes, or of a request elsewhere. */
+  keep(counts: Counts): void {
+    for (const [, , key] of COUNTERS) {
+      const count = this.count(key, counts);
+      if (count !== null) this.#kept.set(key, count);
+    }
   }
 
-  /** Of all engines that the model has had. */
-  count(key: Counted, stats: EngineStats | null): number {
-    return (this.#kept.get(key) ?? 0) + (stats?.[key] ?? 0);
+  /** Of all engines that the model has had; null if nobody counts it. */
+  count(key: Counted, stats: Counts | null): number | null {
+    const now = stats?.[key];
+    const kept = this.#kept.get(key);
+    return now === undefined && kept === undefined ? null : (now ?? 0) + (kept ?? 0);
   }
 }
 
-/** The metrics of all models as text. Models that are not loaded have no gauges. */
-export function metricsText(models: readonly ModelState[]): string {
-  const lines: string[] = [];
-  type Samples = (model: ModelState, label: string, full: string) => readonly string[];
-  const family = (full: string, type: string, help: string, samples: Samples) => {
-    lines.push(`# HELP ${full} ${help}`, `# TYPE ${full} ${type}`);
-    for (const model of models) {
-      lines.push(...samples(model, `model_name=${JSON.stringify(model.name)}`, full));
-    }
-  };
-  const gauge = (name: string, help: string, value: (stats: EngineStats) => number) => {
-    family(`vllm:${name}`, "gauge", help, ({ stats }, label, full) =>
-      stats ? [`${full}{${label}} ${value(stats)}`] : [],
-    );
-  };
-  family("dsv3:model_loaded", "gauge", "1 if the model is in memory.", (model, label, full) => [
-    `${full}{${label}} ${model.loaded ? 1 : 0}`,
-  ]);
-  gauge("num_requests_running", "Answers being computed.", ({ running }) => running);
-  gauge("num_requests_waiting", "Answers waiting.", ({ waiting }) => waiting);
-  gauge("kv_cache_usage_perc", "Share of cache blocks in use, 0 to 1.", (stats) => {
-    return stats.usedBlocks / stats.blocks;
-  });
-  for (const [name, help, key] of COUNTERS) {
-    family(`vllm:${name}`, "counter", help, ({ metrics, stats }, label, full) => [
-      `${full}{${label}} ${metrics.count(key, stats)}`,
-    ]);
+/** What is counted of a request's answers while they come. */
+export class Answering {
+  readonly #metrics: Metrics;
+  readonly #record: RequestRecord;
+  readonly #began = performance.now();
+  /** When each answer last grew. */
+  readonly #last = new Map<number, number>();
+
+  constructor(metrics: Metrics, record: RequestRecord) {
+    this.#metrics = metrics;
+    this.#record = record;
   }
-  const help = "Answers that ended, by reason.";
-  family("vllm:request_success_total", "counter", help, ({ metrics }, label, full) =>
-    Array.from(metrics.finished, ([reason, count]) => {
-      return `${full}{${label},finished_reason="${reason}"} ${count}`;
+
+  /** One of the answers grew; with a reason, it has ended. */
+  take(answer: number, reason: string | null): void {
+    const now = performance.now();
+    const before = this.#last.get(answer);
+    this.#last.set(answer, now);
+    const { timeToFirstToken, interTokenLatency } = this.#metrics;
+    if (before === undefined) timeToFirstToken.observe((now - this.#began) / 1e3);
+    else interTokenLatency.observe((now - before) / 1e3);
+    this.#record.firstTokenMs ??= this.#record.ms;
+    if (reason) this.end(reason);
+  }
+
+  end(reason: string): void {
+    this.#metrics.finish(reason);
+    this.#metrics.requestLatency.observe((performance.now() - this.#began) / 1e3);
+    this.#record.finishReasons.push(reason);
+  }
+}
+
+/** What samples are written of: a model of this machine, one of another, or such a machine. */
+export interface Series {
+  /** `model_name="m"`; others tell them apart by it. */
+  readonly label: string;
+  readonly metrics: Metrics | null;
+  /** Null while there is no engine. */
+  readonly stats: Partial<EngineStats> | null;
+  /** Whether the model is in memory; null where that is not ours to know. */
+  readonly loaded: boolean | null;
+}
+
+/** The metrics of a model of this machine. */
+export function seriesOf({ name, metrics, stats, loaded }: ModelState): Series {
+  return { label: `model_name=${JSON.stringify(name)}`, metrics, stats, loaded };
+}
+
+/** Samples by their labels, under the names that they share. */
+export class Exposition {
+  readonly #lines: string[] = [];
+
+  family(name: string, type: string, help: string, samples: Iterable<readonly [string, number]>) {
+    this.#lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`);
+    for (const [label, value] of samples) this.#lines.push(`${name}{${label}} ${value}`);
+  }
+
+  histogram(name: string, help: string, samples: Iterable<readonly [string, Histogram]>) {
+    this.#lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} histogram`);
+    for (const [label, value] of samples) this.#lines.push(...value.lines(name, label));
+  }
+
+  text(): string {
+    return `${this.#lines.join("\n")}\n`;
+  }
+}
+
+/** Writes what is counted of all models. Those that are not loaded have no gauges. */
+export function exposeModels(out: Exposition, series: readonly Series[]): void {
+  const each = (value: (one: Series) => number | null | undefined) =>
+    series.flatMap((one): [string, number][] => {
+      const known = value(one);
+      return known === null || known === undefined ? [] : [[one.label, known]];
+    });
+  const loaded = each(({ loaded }) => (loaded === null ? null : Number(loaded)));
+  out.family("dsv3:model_loaded", "gauge", "1 if the model is in memory.", loaded);
+  const gauge = (name: string, help: string, value: (one: Series) => number | undefined) =>
+    out.family(`vllm:${name}`, "gauge", help, each(value));
+  gauge("num_requests_running", "Answers being computed.", ({ stats }) => stats?.running);
+  gauge("num_requests_waiting", "Answers waiting.", ({ stats }) => stats?.waiting);
+  gauge("kv_cache_usage_perc", "Share of cache blocks in use, 0 to 1.", ({ stats }) =>
+    stats?.blocks === undefined ? undefined : stats.usedBlocks! / stats.blocks,
+  );
+  for (const [name, help, key] of COUNTERS) {
+    const counts = each(({ metrics, stats }) => metrics?.count(key, stats));
+    out.family(`vllm:${name}`, "counter", help, counts);
+  }
+  const ended = series.flatMap(({ label, metrics }) =>
+    Array.from(metrics?.finished ?? [], ([reason, count]): [string, number] => {
+      return [`${label},finished_reason=${JSON.stringify(reason)}`, count];
     }),
   );
+  out.family("vllm:request_success_total", "counter", "Answers that ended, by reason.", ended);
   const histograms = [
     ["time_to_first_token_seconds", "From request to first token.", "timeToFirstToken"],
     ["inter_token_latency_seconds", "Between two tokens.", "interTokenLatency"],
     ["e2e_request_latency_seconds", "From request to last token.", "requestLatency"],
   ] as const;
   for (const [name, help, key] of histograms) {
-    family(`vllm:${name}`, "histogram", help, ({ metrics }, label, full) =>
-      metrics[key].lines(full, label),
-    );
+    const kept = series.flatMap(({ label, metrics }): [string, Histogram][] => {
+      return metrics ? [[label, metrics[key]]] : [];
+    });
+    out.histogram(`vllm:${name}`, help, kept);
   }
-  return `${lines.join("\n")}\n`;
 }

@@ -1,6 +1,7 @@
 import type { Engine } from "@dsv3/serve";
 import { expect, test, vi } from "vitest";
-import { type LoadedModel, Models, type ModelsOptions } from "./models.ts";
+import { createApp } from "./app.ts";
+import { type LoadedModel, type ModelState, Models, type ModelsOptions } from "./models.ts";
 
 /** Models without weights, and a diary of what becomes of them. */
 function fakes(names: string[], limits: ModelsOptions, bytes = 10) {
@@ -83,7 +84,7 @@ test("a model that nobody uses is unloaded after a while, and its counts stay", 
     await vi.advanceTimersByTimeAsync(1000);
     expect(diary).toEqual(["load a", "unload a"]);
     await models.acquire("a");
-    const [{ metrics, stats }] = models.list() as [ReturnType<typeof models.find>];
+    const [{ metrics, stats }] = models.list() as [ModelState];
     expect(metrics.count("promptTokens", stats)).toBe(10);
   } finally {
     vi.useRealTimers();
@@ -144,7 +145,7 @@ test("what fails with nobody waiting is no failure of the process", async () => 
 });
 
 test("names must differ, and be there", async () => {
-  expect(() => fakes([], {})).toThrow("one at least");
+  expect(() => createApp({ models: new Models([]) })).toThrow("one at least");
   expect(() => fakes(["a", "a"], {})).toThrow('two are called "a"');
   const { models } = fakes(["a", "b"], {});
   const missing = { status: 404, message: expect.stringContaining('there is "a", "b"') };

@@ -89,9 +89,8 @@ export class Models {
   #waiting = 0;
   #disposed = false;
 
-  /** @throws RangeError for no model, or two of one name */
+  /** @throws RangeError for two of one name */
   constructor(sources: readonly ModelSource[], options: ModelsOptions = {}) {
-    if (sources.length === 0) throw new RangeError("models: there must be one at least");
     for (const source of sources) {
       if (this.#entries.has(source.name)) {
         throw new RangeError(`models: two are called "${source.name}"; names must differ`);
@@ -117,9 +116,8 @@ export class Models {
     return Array.from(this.#entries.values(), stateOf);
   }
 
-  /** @throws ApiError 404 for another name */
-  find(name: string): ModelState {
-    return stateOf(this.#entry(name));
+  has(name: string): boolean {
+    return this.#entries.has(name);
   }
 
   /**
@@ -166,10 +164,7 @@ export class Models {
   #entry(name: string): Entry {
     const entry = this.#entries.get(name);
     if (entry !== undefined) return entry;
-    const there = Array.from(this.#entries.keys(), (known) => `"${known}"`).join(", ");
-    const asked = JSON.stringify(name).slice(0, 200);
-    const message = `model: ${asked} is not served here; there is ${there}`;
-    throw new ApiError(404, message, { param: "model", code: "model_not_found" });
+    throw modelNotFound(name, [...this.#entries.keys()]);
   }
 
   /** Waits for something that goes on if the waiter gives up. */
@@ -295,6 +290,14 @@ export class Models {
     }, idleTimeout);
     entry.idle.unref();
   }
+}
+
+/** A model that nobody here has, beside those that somebody has. */
+export function modelNotFound(name: string, known: readonly string[]): ApiError {
+  const there = known.length === 0 ? "none now" : known.map((one) => `"${one}"`).join(", ");
+  const asked = JSON.stringify(name).slice(0, 200);
+  const message = `model: ${asked} is not served here; there is ${there}`;
+  return new ApiError(404, message, { param: "model", code: "model_not_found" });
 }
 
 function stateOf({ source, model, metrics }: Entry): ModelState {

@@ -3,7 +3,7 @@ import type { Tracer } from "@opentelemetry/api";
 import type { MiddlewareHandler } from "hono";
 import { dialectOf } from "./errors.ts";
 import { type Recorded, RequestRecord } from "./record.ts";
-import { beginSpan } from "./span.ts";
+import { beginSpan, type RequestSpan } from "./span.ts";
 
 /** Where requests and failures are logged; pino's loggers are such. */
 export interface Log {
@@ -31,6 +31,7 @@ export function observe(
     if (dialectOf(c.req.path) === "anthropic") c.header("request-id", requestId);
     c.set("record", record);
     const span = tracer && beginSpan(tracer, c);
+    record.trace = traceOf(c.req.header("traceparent"), c.req.header("tracestate"), span);
     await next();
     const { status } = c.res;
     const { method, path } = c.req;
@@ -42,4 +43,15 @@ export function observe(
     if (record.open) void record.open.then(end);
     else end();
   };
+}
+
+/** The trace that other machines go on with (https://www.w3.org/TR/trace-context/): ours, or the client's. */
+function traceOf(
+  given: string | undefined,
+  state: string | undefined,
+  span: RequestSpan | undefined,
+): Readonly<Record<string, string>> {
+  const traceparent = span?.traceparent ?? (given && /^[\da-f-]{55,128}$/.exec(given)?.[0]);
+  if (!traceparent) return {};
+  return { traceparent, ...(state && state.length <= 512 && { tracestate: state }) };
 }

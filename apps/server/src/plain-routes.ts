@@ -2,8 +2,9 @@
 import { readFileSync } from "node:fs";
 import type { Context } from "hono";
 import { DOCS_HEADERS, docsPage } from "./docs-page.ts";
-import { metricsText } from "./metrics.ts";
-import type { ModelState, Models } from "./models.ts";
+import type { Gateway } from "./gateway/gateway.ts";
+import { Exposition, exposeModels, seriesOf } from "./metrics.ts";
+import { type Models, modelNotFound } from "./models.ts";
 import { type OpenApi, openApi, type PlainRoute } from "./openapi.ts";
 import { MODEL_ROUTES } from "./routes.ts";
 
@@ -18,27 +19,49 @@ const { version } = JSON.parse(
 /** `ready` says whether new work is taken, `keys` whether routes want any. */
 export function plainRoutes(
   models: Models,
+  gateway: Gateway | null,
   { ready, keys }: { ready(): boolean; readonly keys: boolean },
 ): HandledRoute[] {
   const created = Math.floor(Date.now() / 1000);
-  const entry = ({ name, maxContext, loaded }: ModelState) => ({
-    id: name,
-    object: "model",
-    created,
-    owned_by: "dsv3",
-    max_model_len: maxContext,
-    loaded,
-  });
+  /** Every model once: this machine's, then those of others. */
+  const entries = () => {
+    const here = models.list().map((model) => ({ ...model, kind: "dsv3" }));
+    const there = (gateway?.list() ?? []).filter(({ name }) => !models.has(name));
+    return [...here, ...there].map(({ name, maxContext, loaded, kind }) => ({
+      id: name,
+      object: "model",
+      created,
+      owned_by: kind,
+      max_model_len: maxContext,
+      loaded,
+    }));
+  };
+  const entry = (name: string) => {
+    const all = entries();
+    const found = all.find(({ id }) => id === name);
+    if (found) return found;
+    throw modelNotFound(
+      name,
+      all.map(({ id }) => id),
+    );
+  };
+  /** Whether requests would find anybody, and what of the upstreams all may know. */
+  const state = () => {
+    const upstreams = gateway?.health;
+    const none = upstreams?.healthy === 0 && models.list().length === 0;
+    const status = !ready() ? "stopping" : none ? "no upstream" : "ok";
+    return { status, ...(upstreams && { upstreams }) };
+  };
   const ofModels = (prefix: string): HandledRoute[] => [
     {
       path: `${prefix}/models`,
       summary: "The models that can be asked for",
-      handle: (c) => c.json({ object: "list", data: models.list().map(entry) }),
+      handle: (c) => c.json({ object: "list", data: entries() }),
     },
     {
       path: `${prefix}/models/{name}`,
       summary: "One of them",
-      handle: (c) => c.json(entry(models.find(c.req.param("name")!))),
+      handle: (c) => c.json(entry(c.req.param("name")!)),
     },
   ];
   const routes: HandledRoute[] = [
@@ -50,15 +73,23 @@ export function plainRoutes(
     },
     {
       path: "/ready",
-      summary: "Whether it takes requests; 503 while it stops",
+      summary: "Whether it takes requests; 503 while it stops, or no engine is well",
       open: true,
-      handle: (c) => (ready() ? c.json({ status: "ok" }) : c.json({ status: "stopping" }, 503)),
+      handle: (c) => {
+        const told = state();
+        return c.json(told, told.status === "ok" ? 200 : 503);
+      },
     },
     {
       path: "/metrics",
       summary: "Counters and histograms for Prometheus, by vLLM's names",
       type: "text/plain",
-      handle: (c) => c.text(metricsText(models.list())),
+      handle: (c) => {
+        const out = new Exposition();
+        exposeModels(out, [...models.list().map(seriesOf), ...(gateway?.series() ?? [])]);
+        gateway?.expose(out);
+        return c.text(out.text());
+      },
     },
     ...["/v1", "", "/beta"].flatMap(ofModels),
     {

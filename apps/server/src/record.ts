@@ -1,5 +1,5 @@
 /** What is kept of a request for logs and traces: numbers and names, never words of it. */
-import type { Delta, Usage } from "@dsv3/serve";
+import type { Usage } from "@dsv3/serve";
 
 /** Where the routes find it. */
 export interface Recorded {
@@ -19,6 +19,10 @@ export class RequestRecord {
   firstTokenMs: number | null = null;
   /** What went wrong, by its code. */
   error: string | null = null;
+  /** Who answers: another machine's address, or `local`; null where there is no choice. */
+  upstream: string | null = null;
+  /** Headers that put what others do for the request below it in a trace. */
+  trace: Readonly<Record<string, string>> = {};
   /** Set while an answer goes on after its head was sent. */
   open: Promise<void> | null = null;
 
@@ -36,17 +40,14 @@ export class RequestRecord {
     this.asked = Object.entries(body).filter(([, value]) => typeof value === "number");
   }
 
-  take({ finishReason }: Delta): void {
-    this.firstTokenMs ??= this.ms;
-    if (finishReason) this.finishReasons.push(finishReason);
-  }
-
   fields(): Record<string, unknown> {
-    const { requestId, model, stream, usage, finishReasons, firstTokenMs, error, ms } = this;
+    const { requestId, model, stream, upstream, usage, finishReasons, firstTokenMs, error, ms } =
+      this;
     return {
       requestId,
       ms: Math.round(ms),
       ...(model !== null && { model, stream }),
+      ...(upstream !== null && { upstream }),
       ...(usage && {
         promptTokens: usage.promptTokens,
         cachedTokens: usage.cachedTokens,

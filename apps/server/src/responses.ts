@@ -1,27 +1,23 @@
 /** POST /v1/responses: OpenAI's newer interface to conversations. Nothing is stored. */
-import type { AnswerEvent, Delta, Usage } from "@dsv3/serve";
-import type { ChatAnswer } from "./answer.ts";
-import { converse } from "./conversation.ts";
+import type { AnswerEvent, Usage } from "@dsv3/serve";
 import type { ApiError } from "./errors.ts";
-import { type Service, start } from "./generate.ts";
 import type { ResponsesRequest } from "./responses-schemas.ts";
 import { type ChatRequest, chatRequest, read } from "./schemas.ts";
 import type { Reply } from "./stream.ts";
+import type { Said, Talker } from "./talk.ts";
 
 export async function responses(
-  service: Service,
+  talker: Talker,
   request: ResponsesRequest,
   signal: AbortSignal,
 ): Promise<Reply> {
-  const conversation = converse(toChat(request), service.tokenizer);
-  const run = start(service, [conversation.request], signal);
-  const answer = conversation.answer();
+  const { answer, run } = await talker.talk(toChat(request), signal);
   const items = new Items(answer);
   const head = {
     id: id("resp"),
     object: "response",
     created_at: Math.floor(Date.now() / 1000),
-    model: service.model,
+    model: talker.model,
     access_programs: null,
     error: null,
     instructions: request.instructions ?? null,
@@ -57,7 +53,7 @@ export async function responses(
         { type: "response.created", response: { ...begun, usage: null } },
         { type: "response.in_progress", response: { ...begun, usage: null } },
       ]),
-      event: (delta: Delta) => numbered(items.take(answer.take(delta))),
+      event: (said: readonly AnswerEvent[]) => numbered(items.take(said)),
       last: (usage: Usage) => {
         const closed = items.close(end());
         const response = whole(usage);
@@ -68,8 +64,8 @@ export async function responses(
     };
     return { run, ...parts };
   }
-  const usage = await run.each((delta) => {
-    items.take(answer.take(delta));
+  const usage = await run.each((said) => {
+    items.take(said);
   });
   items.close(end());
   return { body: whole(usage) };
@@ -103,11 +99,16 @@ function toChat(request: ResponsesRequest): ChatRequest {
 }
 
 function messagesOf(input: Exclude<ResponsesRequest["input"], string>): object[] {
-  const messages: { role: string; content: string | null; tool_calls?: object[] }[] = [];
+  const messages: {
+    role: string;
+    content: string | null;
+    tool_call_id?: string;
+    tool_calls?: object[];
+  }[] = [];
   for (const item of input) {
     if ("role" in item) messages.push({ role: item.role, content: item.content });
     else if (item.type === "function_call_output") {
-      messages.push({ role: "tool", content: item.output });
+      messages.push({ role: "tool", tool_call_id: item.call_id, content: item.output });
     } else if (item.type === "function_call") {
       const { call_id, name, arguments: args } = item;
       const call = { id: call_id, type: "function", function: { name, arguments: args } };
@@ -133,11 +134,11 @@ interface Item {
 
 /** The items of an answer, one after another, and the events that tell of them. */
 class Items {
-  readonly #answer: ChatAnswer;
+  readonly #answer: Said;
   readonly list: object[] = [];
   #open: Item | null = null;
 
-  constructor(answer: ChatAnswer) {
+  constructor(answer: Said) {
     this.#answer = answer;
   }
 
@@ -228,7 +229,7 @@ function textPart(text: string): object {
   return { type: "output_text", text, annotations: [], logprobs: [] };
 }
 
-function usageOf(usage: Usage, { reasoningTokens }: ChatAnswer): object {
+function usageOf(usage: Usage, { reasoningTokens }: Said): object {
   const { promptTokens, cachedTokens, completionTokens } = usage;
   return {
     input_tokens: promptTokens,

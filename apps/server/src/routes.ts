@@ -3,6 +3,7 @@ import { chat } from "./chat.ts";
 import { completions } from "./completions.ts";
 import { embeddings } from "./embeddings.ts";
 import type { ModelRoute } from "./exchange.ts";
+import { countThere, passOn, talkerThere } from "./gateway/forward.ts";
 import { countTokens, messages } from "./messages.ts";
 import { countRequest, messagesRequest } from "./messages-schemas.ts";
 import { responses } from "./responses.ts";
@@ -12,8 +13,10 @@ import {
   completionRequest,
   detokenizeRequest,
   embeddingsRequest,
+  read,
   tokenizeRequest,
 } from "./schemas.ts";
+import { talker } from "./talk.ts";
 import { detokenize, tokenize } from "./tokenize.ts";
 
 export interface DescribedRoute extends ModelRoute {
@@ -34,6 +37,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
     request: chatRequest,
     streams: true,
     handle: chat,
+    forward: passOn("/v1/chat/completions"),
   },
   {
     paths: ["/v1/completions", "/completions", "/beta/completions"],
@@ -42,6 +46,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
     request: completionRequest,
     streams: true,
     handle: completions,
+    forward: passOn("/v1/completions"),
   },
   {
     paths: ["/v1/embeddings"],
@@ -50,6 +55,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
     request: embeddingsRequest,
     streams: false,
     handle: embeddings,
+    forward: passOn("/v1/embeddings"),
   },
   {
     paths: ["/v1/responses"],
@@ -57,7 +63,9 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
     name: "ResponsesRequest",
     request: responsesRequest,
     streams: true,
-    handle: responses,
+    handle: (service, request, signal) => responses(talker(service), request, signal),
+    forward: (remote, body) =>
+      responses(talkerThere(remote), read(responsesRequest, body), remote.signal),
   },
   {
     paths: ["/v1/messages", "/anthropic/v1/messages"],
@@ -65,7 +73,9 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
     name: "MessagesRequest",
     request: messagesRequest,
     streams: true,
-    handle: messages,
+    handle: (service, request, signal) => messages(talker(service), request, signal),
+    forward: (remote, body) =>
+      messages(talkerThere(remote), read(messagesRequest, body), remote.signal),
   },
   {
     paths: ["/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens"],
@@ -74,6 +84,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
     request: countRequest,
     streams: false,
     handle: countTokens,
+    forward: countThere,
   },
   {
     paths: ["/tokenize"],
@@ -82,6 +93,7 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
     request: tokenizeRequest,
     streams: false,
     handle: tokenize,
+    forward: passOn("/tokenize"),
   },
   {
     paths: ["/detokenize"],
@@ -90,5 +102,6 @@ export const MODEL_ROUTES: readonly DescribedRoute[] = [
     request: detokenizeRequest,
     streams: false,
     handle: detokenize,
+    forward: passOn("/detokenize"),
   },
 ];

@@ -2,7 +2,14 @@
  * A request as a span of OpenTelemetry, by its conventions for HTTP servers and for generative AI
  * (https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/).
  */
-import { ROOT_CONTEXT, SpanKind, SpanStatusCode, type Tracer, trace } from "@opentelemetry/api";
+import {
+  isSpanContextValid,
+  ROOT_CONTEXT,
+  SpanKind,
+  SpanStatusCode,
+  type Tracer,
+  trace,
+} from "@opentelemetry/api";
 import type { Context } from "hono";
 import type { RequestRecord } from "./record.ts";
 
@@ -29,6 +36,8 @@ const ASKED: Readonly<Record<string, string>> = {
 
 export interface RequestSpan {
   end(record: RequestRecord, status: number): void;
+  /** The `traceparent` of what is done for the request elsewhere; null of a tracer that traces nothing. */
+  readonly traceparent: string | null;
 }
 
 /** Begins a span, below the client's own if it sent a `traceparent`. */
@@ -37,7 +46,11 @@ export function beginSpan(tracer: Tracer, c: Context): RequestSpan {
   const attributes = { "http.request.method": method, "url.path": path };
   const parent = parentOf(c.req.header("traceparent"));
   const span = tracer.startSpan(method, { kind: SpanKind.SERVER, attributes }, parent);
+  const context = span.spanContext();
+  const flags = context.traceFlags.toString(16).padStart(2, "0");
+  const traceparent = `00-${context.traceId}-${context.spanId}-${flags}`;
   return {
+    traceparent: isSpanContextValid(context) ? traceparent : null,
     end(record, status) {
       span.setAttribute("http.response.status_code", status);
       const operation = OPERATIONS.find(([pattern]) => pattern.test(path))?.[1];

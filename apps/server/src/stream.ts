@@ -1,20 +1,20 @@
 /** Answers as server-sent events. */
-import type { Delta, Usage } from "@dsv3/serve";
+import type { Usage } from "@dsv3/serve";
 import type { Context } from "hono";
 import type { StreamingApi } from "hono/utils/stream";
 import { type ApiError, clientGone, errorBody, toApiError } from "./errors.ts";
-import type { Run } from "./generate.ts";
+import type { Parts } from "./generate.ts";
 
 /** What a route answers: a body, or events of a run that goes on. */
 export type Reply = { readonly body: object } | Events;
 
-/** `first` events, those that `event` makes of each token, those of `last`, then `[DONE]`, but for named events. */
-export interface Events {
-  readonly run: Run;
+/** `first` events, those that `event` makes of each part of the run, those of `last`, then `[DONE]`, but for named events. */
+export interface Events<Part = unknown> {
+  readonly run: Parts<Part>;
   /** Whether events have their `type` as a name, as all but OpenAI's oldest have. */
   readonly named?: boolean;
   readonly first: readonly object[];
-  event(delta: Delta, request: number): readonly object[];
+  event(part: Part, request: number): readonly object[];
   last(usage: Usage): readonly object[];
   /** The event of a failure; the body of the route's errors unless given. */
   failed?(error: ApiError): object;
@@ -63,8 +63,8 @@ export async function sendEvents(
   const beat = setInterval(() => void out.write(KEEP_ALIVE), keepAlive);
   try {
     for (const event of events.first) await send(event);
-    const usage = await run.each(async (delta, request) => {
-      for (const event of events.event(delta, request)) await send(event);
+    const usage = await run.each(async (part, request) => {
+      for (const event of events.event(part, request)) await send(event);
     });
     for (const event of events.last(usage)) await send(event);
     if (!named) await write("data: [DONE]\n\n");

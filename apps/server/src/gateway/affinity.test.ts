@@ -16,6 +16,19 @@ test("conversations stay one from their first turn on; long prefixes are shared,
   expect(key([{ role: "user", content: [{ type: "text", text: "hi" }] }])).toContain("hi");
 });
 
+test("Anthropic's and OpenAI's newer conversations have their first turn elsewhere", () => {
+  const long = "be brief ".repeat(600);
+  const turns = (content: string) => [turn("user", content)];
+  const anthropic = (content: string, more = {}) =>
+    prefixKey({ system: long, messages: turns(content), ...more });
+  expect(anthropic("a")).toBe(anthropic("b"));
+  expect(anthropic("a", { metadata: { user_id: "u" } })).not.toBe(anthropic("a"));
+  const response = (input: unknown, more = {}) => prefixKey({ model: "m", input, ...more });
+  expect(response([...turns("a"), turn("assistant", "b")])).toBe(response(turns("a")));
+  expect(response("a", { instructions: long })).toBe(response("b", { instructions: long }));
+  expect(response("a", { prompt_cache_key: "u" })).not.toBe(response("a"));
+});
+
 test("prompts are compared by their beginning, and anything has a key", () => {
   const key = (prompt: unknown) => prefixKey({ model: "m", prompt });
   const same = "y".repeat(4096);

@@ -15,8 +15,12 @@ const BEGINNING = 4096;
  * that is its first turn, so that all later turns go where the first one went.
  */
 export function prefixKey(body: { readonly [field: string]: unknown }): string {
-  const { model, messages, prompt, input, tools, cache_salt, user_id } = body;
-  const parts: unknown[] = [model, cache_salt ?? user_id ?? null];
+  const { model, messages, prompt, input, tools, system, instructions } = body;
+  const { cache_salt, user_id, prompt_cache_key, metadata } = body as Salted;
+  const parts: unknown[] = [
+    model,
+    cache_salt ?? user_id ?? prompt_cache_key ?? metadata?.user_id ?? null,
+  ];
   let room = BEGINNING;
   const add = (part: unknown) => {
     if (room <= 0) return;
@@ -25,16 +29,26 @@ export function prefixKey(body: { readonly [field: string]: unknown }): string {
     room -= text.length;
   };
   if (Array.isArray(tools) && tools.length > 0) add(tools);
-  if (Array.isArray(messages)) {
-    for (const message of messages as ({ role?: unknown; content?: unknown } | null)[]) {
-      add(message?.role);
-      add(message?.content);
-      if (message?.role === "user") break;
+  const first = system ?? instructions;
+  if (first) add(first);
+  const turns = messages ?? prompt ?? input;
+  if (!Array.isArray(turns) || typeof turns[0] !== "object" || Array.isArray(turns[0])) add(turns);
+  else {
+    for (const turn of turns as ({ role?: unknown; content?: unknown } | null)[]) {
+      add(turn?.role);
+      add(turn?.content);
+      if (turn?.role === "user") break;
     }
-  } else {
-    add(prompt ?? input);
   }
   return JSON.stringify(parts);
+}
+
+/** What keeps cached prefixes apart, by each interface's name for it. */
+interface Salted {
+  readonly cache_salt?: unknown;
+  readonly user_id?: unknown;
+  readonly prompt_cache_key?: unknown;
+  readonly metadata?: { readonly user_id?: unknown } | null;
 }
 
 /** An engine that may answer: its name, and the requests that it works at. */

@@ -97,7 +97,9 @@ test("the cache's share of tokens has both names, whichever was given", () => {
     prompt_cache_hit_tokens: 4,
     prompt_cache_miss_tokens: 6,
   };
-  expect(usageFrom({ prompt_tokens: 10, prompt_tokens_details: { cached_tokens: 4 } })).toEqual(both);
+  expect(usageFrom({ prompt_tokens: 10, prompt_tokens_details: { cached_tokens: 4 } })).toEqual(
+    both,
+  );
   expect(usageFrom({ prompt_tokens: 10, prompt_cache_hit_tokens: 4 })).toMatchObject(both);
   expect(usageFrom({ prompt_tokens: 10, prompt_tokens_details: null })).toMatchObject({
     prompt_cache_hit_tokens: 0,

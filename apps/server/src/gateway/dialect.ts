@@ -73,6 +73,8 @@ function forSglang(given: Json): Json {
   const { structured_outputs: outputs } = structured(given);
   const fields: Fields = { ...given };
   delete fields.structured_outputs;
+  // Its way to say "all" is -1 alone.
+  if (fields.top_k === 0) fields.top_k = -1;
   for (const old of Object.keys(GUIDED)) delete fields[old];
   if (outputs === undefined) return fields;
   const { json, regex, choice, grammar } = outputs;

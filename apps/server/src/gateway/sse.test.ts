@@ -11,7 +11,8 @@ async function read(parts: readonly (string | Uint8Array)[], most = 1000): Promi
 }
 
 test("events are the same however their bytes come", async () => {
-  const text = ': comment\n\ndata: {"a":"é✓"}\r\n\r\nevent: x\ndata:1\ndata: 2\n\nid: 5\n\ndata: [DONE]\n\n';
+  const text =
+    ': comment\n\ndata: {"a":"é✓"}\r\n\r\nevent: x\ndata:1\ndata: 2\n\nid: 5\n\ndata: [DONE]\n\n';
   const bytes = Buffer.from(text);
   const cuts = fc.array(fc.integer({ min: 0, max: bytes.length }), { maxLength: 20 });
   await fc.assert(
