@@ -41,8 +41,12 @@ export async function readSettings(
 
 /** The settings as a file of `--config` would have them. Passwords in URLs are hidden. */
 export function printedSettings(settings: Readonly<Record<string, unknown>>): object {
-  const hidden = (value: unknown) =>
-    typeof value === "string" ? value.replace(/(\/\/[^/@:]*:)[^/@]*@/, "$1(hidden)@") : value;
+  const hidden = (value: unknown): unknown => {
+    if (Array.isArray(value)) return value.map(hidden);
+    return typeof value === "string"
+      ? value.replace(/(\/\/[^/@:]*:)[^/@]*@/, "$1(hidden)@")
+      : value;
+  };
   const entries = Object.entries(settings).filter(([name]) => !OF_THE_COMMAND.has(kebab(name)));
   return Object.fromEntries(entries.map(([name, value]) => [kebab(name), hidden(value)]));
 }

@@ -102,6 +102,47 @@ test("serves several models, each loaded when asked for", async () => {
   expect(await ended).toBe(0);
 }, 20_000);
 
+test("with --upstream it answers for others, whose keys are in a file or the environment", async () => {
+  const nobody = "http://127.0.0.1:1";
+  const one = await start(["--model", join(folder, "models")], { DSV3_API_KEY: "back-secret" });
+  const keys = join(folder, "upstreams.txt");
+  await writeFile(keys, `${one.url} back-secret\n${nobody} other-secret\n`);
+  const upstream = ["--upstream", one.url.replace(/\/v1$/, ""), "--upstream", nobody];
+  const byFile = await start([...upstream, "--upstream-keys", keys], {
+    DSV3_API_KEY: "front-secret",
+  });
+  const byVariable = await start([], {
+    ...{ DSV3_SERVE_UPSTREAM: `${nobody},${one.url}`, DSV3_UPSTREAM_KEY: "back-secret" },
+  });
+  expect((await byFile.complete("other", { authorization: "Bearer back-secret" })).status).toBe(
+    401,
+  );
+  const headers = { authorization: "Bearer front-secret" };
+  for (const front of [byFile, byVariable]) {
+    const answer = await front.complete("other", headers);
+    expect([answer.status, await answer.json()]).toMatchObject([200, { model: "other" }]);
+  }
+  const { data } = (await (await fetch(`${byVariable.url}/models`)).json()) as {
+    data: { id: string }[];
+  };
+  expect(data.map(({ id }) => id)).toEqual(["my-model", "other"]);
+  one.io.interrupt();
+  expect(await one.ended).toBe(0);
+  expect((await byVariable.complete("other")).status).toBe(502);
+  for (const { io, ended } of [byFile, byVariable]) {
+    io.interrupt();
+    expect(await ended).toBe(0);
+    const lines = logged(io.stderr.text);
+    expect(lines).toContainEqual(expect.objectContaining({ msg: "upstream does not answer" }));
+    expect(lines).not.toContainEqual(expect.objectContaining({ msg: "model loaded" }));
+    expect(io.stderr.text).not.toContain("secret");
+  }
+  const both = await start(["--model", join(folder, "models", "other"), "--upstream", nobody]);
+  expect((await both.complete("other")).status).toBe(200);
+  both.io.interrupt();
+  expect(await both.ended).toBe(0);
+}, 30_000);
+
 test("traces go to a collector", async () => {
   const bodies: string[] = [];
   const collector: Server = createServer(async (request, response) => {
@@ -157,6 +198,18 @@ test("what is wrong is said before anything is served", async () => {
     2,
     expect.stringContaining("holds 2 models"),
   ]);
+  const keys = join(folder, "upstreams.txt");
+  const upstream = ["--upstream", "http://127.0.0.1:1", "--upstream-keys", keys];
+  await writeFile(keys, "http://127.0.0.1:1/v1 right\nsecret\n");
+  expect(await serve(...upstream)).toEqual([2, expect.stringContaining('txt is not "URL KEY"')]);
+  await writeFile(keys, "http://127.0.0.1:2 secret\n");
+  const stray = await serve(...upstream);
+  expect(stray).toEqual([2, expect.stringContaining("for an address that no --upstream gives")]);
+  expect(stray[1]).not.toContain("secret");
+  expect(await serve("--upstream", "127.0.0.1:1")).toEqual([
+    1,
+    expect.stringContaining("is no address of an upstream"),
+  ]);
   expect(await serve("--model", all, ...model)).toEqual([
     1,
     expect.stringContaining('two are called "my-model"'),
@@ -164,11 +217,13 @@ test("what is wrong is said before anything is served", async () => {
 });
 
 test("settings are printed without keys", async () => {
-  const io = fakeIo({ DSV3_API_KEY: "secret", DSV3_SERVE_PORT: "1234" });
-  const argv = ["serve", "--model", "anything", "--print-config"];
+  const keys = { DSV3_API_KEY: "secret", DSV3_UPSTREAM_KEY: "secret" };
+  const io = fakeIo({ ...keys, DSV3_SERVE_PORT: "1234" });
+  const argv = ["serve", "--model", "anything", "--upstream", "http://x", "--print-config"];
   expect(await runCli(argv, io, commands, "0.0.0")).toBe(0);
   expect(JSON.parse(io.stdout.text)).toMatchObject({
-    ...{ model: ["anything"], port: 1234, "max-running": 16, DSV3_API_KEY: "(hidden)" },
+    ...{ model: ["anything"], upstream: ["http://x"], port: 1234, "max-running": 16 },
+    ...{ DSV3_API_KEY: "(hidden)", DSV3_UPSTREAM_KEY: "(hidden)" },
   });
   expect(io.stdout.text).not.toContain("secret");
 });

@@ -1,8 +1,8 @@
-import { readFile } from "node:fs/promises";
 import { totalmem } from "node:os";
 import {
   createApp,
   folderModel,
+  Gateway,
   type Log,
   listen,
   type ModelSource,
@@ -17,6 +17,7 @@ import { UsageError } from "../errors.ts";
 import type { Args, Flag } from "../flags.ts";
 import type { Io } from "../io.ts";
 import { printJson } from "../ui/json.ts";
+import { readKeys, readUpstreams } from "./serve-keys.ts";
 import { printedSettings, readSettings } from "./serve-settings.ts";
 
 const flags = {
@@ -24,7 +25,16 @@ const flags = {
     type: "list",
     value: "[NAME=]DIR",
     help: "a Hugging Face folder, or a folder of such; clients call it NAME, or by the folder's name",
-    required: true,
+  },
+  upstream: {
+    type: "list",
+    value: "URL",
+    help: "an engine elsewhere (vLLM, SGLang, dsv3) whose models are served too: http://10.0.0.5:8000",
+  },
+  upstreamKeys: {
+    type: "string",
+    value: "FILE",
+    help: "a file of upstreams' keys, URL KEY on each line; or one for all in DSV3_UPSTREAM_KEY",
   },
   host: {
     type: "string",
@@ -148,6 +158,7 @@ export const serve: Command = {
       "serve --model runs/demo/model",
       "serve --model my-model --host 0.0.0.0 --keys keys.txt --max-running 64",
       "serve --model small=runs/demo/model --model models/ --max-models 2 --unload-after 600",
+      "serve --upstream http://10.0.0.5:8000 --upstream http://10.0.0.6:8000 --keys keys.txt",
     ],
     endsWhenStopped: true,
     run,
@@ -156,8 +167,12 @@ export const serve: Command = {
 };
 
 async function run(settings: Settings, io: Io): Promise<void> {
+  if (settings.model.length === 0 && settings.upstream.length === 0) {
+    throw new UsageError(`--model is missing: ${flags.model.help}; or --upstream, or both`);
+  }
   if (settings.printConfig) {
-    const hidden = io.env.DSV3_API_KEY ? { DSV3_API_KEY: "(hidden)" } : {};
+    const secrets = ["DSV3_API_KEY", "DSV3_UPSTREAM_KEY"].filter((name) => io.env[name]);
+    const hidden = Object.fromEntries(secrets.map((name) => [name, "(hidden)"]));
     printJson(io.stdout, { ...printedSettings(settings), ...hidden });
     return;
   }
@@ -170,31 +185,54 @@ async function run(settings: Settings, io: Io): Promise<void> {
     otlp = io.env.OTEL_EXPORTER_OTLP_ENDPOINT,
   } = settings;
   const apiKeys = await readKeys(settings.keys, io);
+  const upstreams = await readUpstreams(settings.upstream, settings.upstreamKeys, io);
   const log = openLog(settings.log, io);
+  const gateway = upstreams.length > 0 ? await Gateway.open({ upstreams, log }) : null;
   const tracing = otlp ? (await import("./serve-tracing.ts")).openTracing(otlp) : null;
-  const backend = await openBackend(settings.backend);
   try {
-    setBackend(backend);
-    const models = await openModels(settings, backend.name === "wasm", log);
+    const { models, close } = await openHere(settings, log);
     try {
-      const traced = tracing ? { tracer: tracing.tracer } : {};
       const app = createApp({
         ...{ models, apiKeys, origins: origin, timeout: timeout * 1000, log },
-        ...traced,
+        ...(gateway && { gateway }),
+        ...(tracing && { tracer: tracing.tracer }),
       });
       // One model is there before the port is; which of several is wanted, clients say.
       const [only, ...more] = models.list();
-      if (more.length === 0) (await models.acquire(only!.name)).release();
+      if (only && more.length === 0) (await models.acquire(only.name)).release();
       const server = await listen(app, { host, port });
       io.stdout.write(`${server.url}/v1\n`);
       await stopped(io.signal);
       await server.close(drain * 1000);
     } finally {
-      await models.dispose();
+      await close();
     }
   } finally {
-    backend.dispose();
+    gateway?.close();
     await tracing?.close();
+  }
+}
+
+/** The models of this machine, on their backend; without any, there is no need of one. */
+async function openHere(
+  settings: Settings,
+  log: Log,
+): Promise<{ readonly models: Models; close(): Promise<void> }> {
+  if (settings.model.length === 0) return { models: new Models([]), close: async () => {} };
+  const backend = await openBackend(settings.backend);
+  try {
+    setBackend(backend);
+    const models = await openModels(settings, backend.name === "wasm", log);
+    return {
+      models,
+      async close() {
+        await models.dispose();
+        backend.dispose();
+      },
+    };
+  } catch (error) {
+    backend.dispose();
+    throw error;
   }
 }
 
@@ -235,18 +273,6 @@ async function openModels(settings: Settings, onProcessor: boolean, log: Log): P
     ...(maxBytes !== undefined && { maxBytes }),
     ...(unloadAfter !== undefined && { idleTimeout: unloadAfter * 1000 }),
   });
-}
-
-async function readKeys(file: string | undefined, io: Io): Promise<string[]> {
-  const text = file === undefined ? (io.env.DSV3_API_KEY ?? "") : await readFile(file, "utf8");
-  const keys = text
-    .split("\n")
-    .map((line) => line.trim())
-    .filter((line) => line !== "");
-  if (file !== undefined && keys.length === 0) {
-    throw new UsageError(`--keys: ${file} holds no key; without keys, leave the flag out`);
-  }
-  return keys;
 }
 
 function stopped(signal: AbortSignal): Promise<void> {

@@ -80,7 +80,7 @@ export class Gateway {
         const fields = { upstream: upstream.name };
         if (err) {
           const level = this.#told.has(upstream) ? "debug" : "error";
-          this.#log?.[level]({ ...fields, err }, "upstream does not answer");
+          this.#log?.[level]({ ...fields, problem: err.message }, "upstream does not answer");
           this.#told.add(upstream);
         } else this.#told.delete(upstream);
         if (upstream.healthy !== before) {
@@ -137,8 +137,8 @@ export class Gateway {
         const told = toApiError(error);
         if (signal.aborted || !ELSEWHERE.has(told.status)) throw error;
         const { requestId } = record;
-        const fields = { requestId, upstream: candidate.name, status: told.status, err: error };
-        this.#log?.info(fields, "upstream refused");
+        const fields = { requestId, upstream: candidate.name, status: told.status };
+        this.#log?.info({ ...fields, ...problemOf(error) }, "upstream refused");
         if (candidate instanceof Upstream && i + 1 < order.length) candidate.retries++;
         // Who is busy will have time again; that is worth more to a client than who is broken.
         if (i === 0 || refused.status !== 429 || told.status === 429) refused = told;
@@ -225,4 +225,11 @@ export class Gateway {
 
 function unavailable(message: string): ApiError {
   return new ApiError(503, message, { type: "server_error", code: "upstream_unavailable" });
+}
+
+/** What logs tell of a failure: its cause in a line, if it is not ours. */
+function problemOf(error: unknown): { problem: string } | { err: unknown } {
+  if (!(error instanceof ApiError)) return { err: error };
+  const { cause } = error;
+  return { problem: cause instanceof Error ? cause.message : error.message };
 }
