@@ -1,4 +1,14 @@
-export { appendLatents, type CacheStep, cacheStep, latentCache, latentWidth } from "./cache.ts";
+export {
+  appendLatents,
+  type CacheDtype,
+  type CacheStep,
+  cacheStep,
+  type Fp8Latents,
+  type LatentCache,
+  latentBytes,
+  latentCache,
+  latentWidth,
+} from "./cache.ts";
 export {
   initMla,
   type MlaConfig,

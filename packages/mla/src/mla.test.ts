@@ -153,7 +153,7 @@ describe.each(variants)("%s", (_, c) => {
       let done = 0;
       for (const tokens of [4, 1, 3, 1]) {
         const lengths = tensor([done + tokens, done + tokens], { dtype: "i32" });
-        const step = cacheStep(c, cache.shape, tokens, lengths);
+        const step = cacheStep(c, cache, tokens, lengths);
         const chunk = sliceAxis(x, 1, done, done + tokens);
         const result = mlaCached(p, chunk, cache, step, c, form);
         cache = result.cache;
@@ -189,7 +189,7 @@ describe("the cache", () => {
       padded.set(values.subarray(5 * D, 7 * D), 8 * D);
       const lengths = tensor([5, 2, 0], { dtype: "i32" });
       const empty = mul(ones([3, 8, latentWidth(config)]), 7);
-      const step = cacheStep(config, empty.shape, 5, lengths);
+      const step = cacheStep(config, empty, 5, lengths);
       const { output, cache } = mlaCached(
         p(),
         tensor(padded, { shape: x.shape }),
@@ -223,7 +223,7 @@ describe("the cache", () => {
       let done = 0;
       for (const tokens of [4, 1, 1]) {
         const lengths = tensor([done + tokens, done + tokens], { dtype: "i32" });
-        const step = cacheStep(config, cache.shape, tokens, lengths, pages);
+        const step = cacheStep(config, cache, tokens, lengths, pages);
         const chunk = sliceAxis(x, 1, done, done + tokens);
         const result = mlaCached(p(), chunk, cache, step, config, form);
         cache = result.cache;
@@ -241,7 +241,7 @@ describe("the cache", () => {
   test("keeps bf16 rows under f32 activations", async () => {
     const x = inputs(1, 6);
     const cache = latentCache(config, 1, 6, "bf16");
-    const step = cacheStep(config, cache.shape, 6, tensor([6], { dtype: "i32" }));
+    const step = cacheStep(config, cache, 6, tensor([6], { dtype: "i32" }));
     for (const form of ["expanded", "absorbed"] as const) {
       const result = mlaCached(p(), x, cache, step, config, form);
       expect(result.output.dtype).toBe("f32");

@@ -26,7 +26,13 @@ import {
   split,
   type Tensor,
 } from "@dsv3/tensor";
-import { appendLatents, type CacheStep, gatherLatents } from "./cache.ts";
+import {
+  appendLatents,
+  type CacheStep,
+  gatherLatents,
+  type LatentCache,
+  readLatents,
+} from "./cache.ts";
 import type { MlaConfig, MlaParams } from "./config.ts";
 import { attentionWithDropout } from "./dropout.ts";
 import { type RopeTables, softmaxScale } from "./rope.ts";
@@ -68,14 +74,14 @@ export function mla(
  * number of tokens may come at once (chunked prefill), after any number before.
  * `form` is chosen by the number of multiplications unless given.
  */
-export function mlaCached(
+export function mlaCached<K extends LatentCache>(
   p: MlaParams,
   x: Tensor,
-  cache: Tensor,
+  cache: K,
   step: CacheStep,
   c: MlaConfig,
   form: "expanded" | "absorbed" = cheaperForm(c, x.shape[1]!),
-): { output: Tensor; cache: Tensor } {
+): { output: Tensor; cache: K } {
   const { qNope, qRope } = queries(p, x, step.rope, c);
   const { cKv, kRope } = latents(p, x, step.rope, c);
   const stored = appendLatents(cache, concat([cKv, kRope], 2), step);
@@ -158,7 +164,7 @@ function absorbedAttention(
   p: MlaParams,
   qNope: Tensor, // [B, T, H, N]
   qRope: Tensor, // [B, T, H, R]
-  cache: Tensor, // [pages, pageSize, C + R]
+  cache: LatentCache,
   step: CacheStep,
   c: MlaConfig,
 ): Tensor {
@@ -168,13 +174,14 @@ function absorbedAttention(
   const qLatent = byHead(qNope, (q) => matmul(q, sliceAxis(kvB, 1, 0, N))); //          [B, T, H, C]
   const q = concat([qLatent, qRope], 3); //                                         [B, T, H, C + R]
 
-  const k = expandDims(cache, 2); //                                    [pages, pageSize, 1, C + R]
+  const { rows, table } = readLatents(cache, step);
+  const k = expandDims(rows, 2); //                                     [pages, pageSize, 1, C + R]
   const v = sliceAxis(k, 3, 0, C); //                                       [pages, pageSize, 1, C]
   const o = attention(q, k, v, {
     scale: softmaxScale(c),
     causal: true,
     lengths: step.lengths,
-    ...(step.pages && { pages: { table: step.pages, pageSize: cache.shape[1]! } }),
+    ...(table && { pages: { table, pageSize: rows.shape[1]! } }),
   }); //                                                                                [B, T, H, C]
   return byHead(o, (u) => matmul(u, sliceAxis(kvB, 1, N, N + V), { transposeB: true }));
 

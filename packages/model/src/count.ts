@@ -1,7 +1,6 @@
 /** What a model weighs and costs, from its configuration alone. */
 
-import { latentWidth } from "@dsv3/mla";
-import { type DType, dtypeBytes } from "@dsv3/tensor/dtype";
+import { type CacheDtype, latentBytes } from "@dsv3/mla";
 import type { ModelConfig } from "./config.ts";
 import { shapePaths } from "./names.ts";
 import { paramShapes, type Shape } from "./params.ts";
@@ -36,8 +35,8 @@ export function countParameters(c: ModelConfig): ParameterCount {
 }
 
 /** Bytes of latent cache that one token takes in all layers of the main model: L (C + R) numbers. */
-export function cacheBytesPerToken(c: ModelConfig, dtype: DType = "bf16"): number {
-  return c.numHiddenLayers * latentWidth(c) * dtypeBytes(dtype);
+export function cacheBytesPerToken(c: ModelConfig, dtype: CacheDtype = "bf16"): number {
+  return c.numHiddenLayers * latentBytes(c, dtype);
 }
 
 export interface FlopsOptions {

@@ -1,29 +1,38 @@
 /**
- * The forward pass over latent caches, one [pages, pageSize, C + R] per layer: prefill (a prompt at
+ * The forward pass over latent caches, one per layer: prefill (a prompt at
  * once or in chunks) and decoding (a token at a time, or several to be verified) are one function.
  * Alignment and layout: @dsv3/mla, cache.ts.
  *
  *   B sequences, T new tokens each, D hidden, V vocabulary
  */
-import { type CacheStep, cacheStep, latentCache, mlaCached } from "@dsv3/mla";
+import {
+  type CacheDtype,
+  type CacheStep,
+  cacheStep,
+  type LatentCache,
+  latentCache,
+  mlaCached,
+} from "@dsv3/mla";
 import { ge, rmsNorm, sliceAxis, type Tensor } from "@dsv3/tensor";
 import type { ModelConfig } from "./config.ts";
 import { type Attend, type ComputeDtype, decoderLayer, embed, head, mtpInput } from "./model.ts";
 import type { LayerParams, ModelParams } from "./params.ts";
 
 /** Empty caches of all layers of the main model; without a page table, `pages` is the batch. */
-export function latentCaches(
+export function latentCaches<D extends CacheDtype = "f32">(
   c: ModelConfig,
   pages: number,
   pageSize: number,
-  dtype: "f32" | "bf16" = "f32",
-): Tensor[] {
+  dtype?: D,
+): LatentCache<D>[] {
   return Array.from({ length: c.numHiddenLayers }, () => latentCache(c, pages, pageSize, dtype));
 }
 
 export interface CachedOptions {
   /** Page table i32 [B, P]; without one, page b belongs to sequence b. */
   readonly pages?: Tensor | undefined;
+  /** i32 [U]: what the table's pages mean, if given. Of a cache in FP8 only these are decoded. */
+  readonly used?: Tensor | null;
   readonly computeDtype?: ComputeDtype;
   /** Form of attention; chosen by the number of multiplications unless given. */
   readonly form?: "expanded" | "absorbed" | undefined;
@@ -31,10 +40,10 @@ export interface CachedOptions {
   readonly logits?: "last" | "all" | number;
 }
 
-export type CachedResult = {
-  logits: Tensor; //   f32 [B, 1 or T or as many as asked for, V]
-  hidden: Tensor; //   [B, T, D] before the final norm, which MTP modules read
-  caches: Tensor[]; // with the new tokens; donate the old ones
+export type CachedResult<K extends LatentCache = LatentCache> = {
+  logits: Tensor; // f32 [B, 1 or T or as many as asked for, V]
+  hidden: Tensor; // [B, T, D] before the final norm, which MTP modules read
+  caches: K[]; //    with the new tokens; donate the old ones
 };
 
 /**
@@ -42,16 +51,16 @@ export type CachedResult = {
  * each sequence with the new ones. A row whose length is below T has padding on the left, and one
  * of length 0 is idle: neither stores anything there, and its logits mean nothing.
  */
-export function forwardCached(
+export function forwardCached<K extends LatentCache>(
   params: ModelParams,
   ids: Tensor,
-  caches: readonly Tensor[],
+  caches: readonly K[],
   lengths: Tensor,
   c: ModelConfig,
   options: CachedOptions = {},
-): CachedResult {
-  const step = cacheStep(c, caches[0]!.shape, ids.shape[1]!, lengths, options.pages);
-  const updated: Tensor[] = [];
+): CachedResult<K> {
+  const step = cacheStep(c, caches[0]!, ids.shape[1]!, lengths, options.pages, options.used);
+  const updated: K[] = [];
   let h = embed(params, ids, options.computeDtype); // [B, T, D]
   for (const [i, p] of params.layers.entries()) {
     const { output, cache } = cachedLayer(p, h, caches[i]!, step, c, options);
@@ -67,34 +76,34 @@ export function forwardCached(
  * the main model for depth 1), and ids i32 [B, T] of the tokens `depth` places further on.
  * Its logits predict the token after those. `hidden` of the result feeds the next depth.
  */
-export function mtpCached(
+export function mtpCached<K extends LatentCache>(
   params: ModelParams,
   depth: number,
   hidden: Tensor,
   ids: Tensor,
-  cache: Tensor,
+  cache: K,
   lengths: Tensor,
   c: ModelConfig,
   options: CachedOptions = {},
-): { logits: Tensor; hidden: Tensor; cache: Tensor } {
+): { logits: Tensor; hidden: Tensor; cache: K } {
   const p = params.mtp[depth - 1];
   if (p === undefined)
     throw new Error(`no MTP module of depth ${depth}; there are ${params.mtp.length}`);
-  const step = cacheStep(c, cache.shape, ids.shape[1]!, lengths, options.pages);
+  const step = cacheStep(c, cache, ids.shape[1]!, lengths, options.pages, options.used);
   const merged = mtpInput(p, hidden, embed(params, ids, options.computeDtype), c);
   const { output, cache: updated } = cachedLayer(p.layer, merged, cache, step, c, options);
   const logits = cachedLogits(params, output, p.sharedHeadNorm, c, options);
   return { logits, hidden: output, cache: updated };
 }
 
-function cachedLayer(
+function cachedLayer<K extends LatentCache>(
   p: LayerParams,
   x: Tensor,
-  cache: Tensor,
+  cache: K,
   step: CacheStep,
   c: ModelConfig,
   { form }: CachedOptions,
-): { output: Tensor; cache: Tensor } {
+): { output: Tensor; cache: K } {
   let updated = cache;
   const attend: Attend = (p, x) => {
     const result = mlaCached(p, x, cache, step, c, form);

@@ -2,6 +2,7 @@
  * Text from a model, as token ids: prompts in one batch, prefilled at once, then a token at a time
  * over the latent cache. A simple loop for scripts and the command line.
  */
+import type { CacheDtype, LatentCache } from "@dsv3/mla";
 import { compile, disposeTree, type Tensor, tensor } from "@dsv3/tensor";
 import { type CompressedParams, expandParams } from "./compress.ts";
 import type { ModelConfig } from "./config.ts";
@@ -18,7 +19,7 @@ export interface GenerateOptions extends SampleOptions {
   readonly seed?: number;
   readonly computeDtype?: ComputeDtype;
   /** Of the latent cache; `computeDtype` unless told. */
-  readonly cacheDtype?: "f32" | "bf16";
+  readonly cacheDtype?: CacheDtype;
 }
 
 /** Prompt lengths are padded to multiples of this, so that few programs serve all of them. */
@@ -45,7 +46,12 @@ export async function* generateStream(
   const width = Math.ceil(longest / PROMPT_STEP) * PROMPT_STEP;
   const capacity = width + Math.ceil(options.maxNewTokens / PROMPT_STEP) * PROMPT_STEP;
   const run = compile(
-    (stored: ModelParams | CompressedParams, ids: Tensor, caches: Tensor[], lengths: Tensor) => {
+    (
+      stored: ModelParams | CompressedParams,
+      ids: Tensor,
+      caches: LatentCache[],
+      lengths: Tensor,
+    ) => {
       const params = expandParams(stored);
       const settings: CachedOptions = { computeDtype };
       const { logits, caches: updated } = forwardCached(params, ids, caches, lengths, c, settings);
@@ -54,7 +60,7 @@ export async function* generateStream(
     { name: "generate", donate: [2] },
   );
 
-  let caches = latentCaches(c, prompts.length, capacity, cacheDtype);
+  let caches: LatentCache[] = latentCaches(c, prompts.length, capacity, cacheDtype);
   const lengths = Int32Array.from(prompts, (p) => p.length);
   try {
     let next = prompts.map((p) => [...new Array<number>(width - p.length).fill(0), ...p]);

@@ -1,3 +1,4 @@
+export type { CacheDtype, LatentCache } from "@dsv3/mla";
 export {
   type CompressedMatrix,
   type CompressedParams,

@@ -23,26 +23,49 @@ async function scored(options: Partial<EngineOptions>) {
   return { bytes, scores: generation.promptLogprobs!.slice(1).map((one) => one!) };
 }
 
-test("a cache in bf16 takes half the memory, and costs little exactness", async () => {
-  const wide = await scored({});
-  const narrow = await scored({ cacheDtype: "bf16" });
-  expect(narrow.bytes).toBe(wide.bytes / 2);
-  const errors = wide.scores.map(({ logprob }, i) => Math.abs(logprob - narrow.scores[i]!.logprob));
-  const mean = errors.reduce((a, b) => a + b) / errors.length;
+test.each([
   // Measured: 0.0021 in the mean, 0.010 at most.
-  expect(mean).toBeGreaterThan(0);
-  expect(mean).toBeLessThan(0.005);
-  expect(Math.max(...errors)).toBeLessThan(0.03);
-});
+  ["bf16", 1 / 2, 0.005, 0.03],
+  // Measured: 0.048 and 1.05; of a random model, where the choice of experts hangs by a thread.
+  ["fp8", (32 + 2 + 16) / 160, 0.08, 2],
+] as const)(
+  "a cache in %s takes its share of the memory, and costs little exactness",
+  async (cacheDtype, share, meanError, worstError) => {
+    const wide = await scored({});
+    const narrow = await scored({ cacheDtype });
+    expect(narrow.bytes).toBe(wide.bytes * share);
+    const errors = wide.scores.map(({ logprob }, i) =>
+      Math.abs(logprob - narrow.scores[i]!.logprob),
+    );
+    const mean = errors.reduce((a, b) => a + b) / errors.length;
+    expect(mean).toBeGreaterThan(0);
+    expect(mean).toBeLessThan(meanError);
+    expect(Math.max(...errors)).toBeLessThan(worstError);
+  },
+);
 
-test("in bf16 the same seed gives the same tokens, too", async () => {
-  const engine = make({ params, config: strong, cacheDtype: "bf16" });
-  const requests = [5, 70, 130].map((length, seed) => {
-    return { prompt: prompt(length, seed), maxTokens: 20, seed, ignoreEos: true };
-  });
-  const alone = [];
-  for (const request of requests) alone.push((await engine.generate(request)).choices);
-  const batch = make({ params, config: strong, cacheDtype: "bf16", maxPrefill: 40 });
-  const together = await Promise.all(requests.map((request) => batch.generate(request)));
-  expect(together.map(({ choices }) => choices)).toEqual(alone);
-});
+test.each(["bf16", "fp8"] as const)(
+  "in %s the same seed gives the same tokens, too",
+  async (cacheDtype) => {
+    const makeWith = (options: Partial<EngineOptions>) =>
+      make({ params, config: strong, cacheDtype, ...options });
+    const requests = [30, 100, 130].map((length, seed) => {
+      return { prompt: prompt(length, seed), maxTokens: 60, seed, ignoreEos: true };
+    });
+    const engine = makeWith({});
+    const alone = [];
+    for (const request of requests) alone.push((await engine.generate(request)).choices);
+    const again = await Promise.all(requests.map((request) => engine.generate(request)));
+    expect(again.map(({ choices }) => choices)).toEqual(alone);
+    expect(engine.stats().prefixHits).toBe(64 + 128);
+
+    const cramped = { maxContext: 192, cacheTokens: 256, maxPrefill: 40 };
+    for (const options of [cramped, { speculate: true, drafts: 2 }]) {
+      const other = makeWith(options);
+      const together = await Promise.all(requests.map((request) => other.generate(request)));
+      expect(together.map(({ choices }) => choices)).toEqual(alone);
+      expect(other.stats().preemptions > 0).toBe(options === cramped);
+    }
+  },
+  60_000,
+);

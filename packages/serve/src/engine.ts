@@ -3,7 +3,7 @@
  * come. One loop plans a step, runs it and hands out what was drawn; between steps it lets other
  * tasks in, so that requests and cancellations that came meanwhile count in the next one.
  */
-import type { ModelConfig, ModelParams } from "@dsv3/model";
+import type { CacheDtype, ModelConfig, ModelParams } from "@dsv3/model";
 import type { StreamDecoder, Tokenizer } from "@dsv3/tokenizer";
 import { BLOCK_TOKENS } from "./blocks.ts";
 import { type Choice, type FinishReason, Generation, type Usage } from "./generation.ts";
@@ -33,8 +33,11 @@ export interface EngineOptions {
   readonly maxPrefill?: number;
   /** What activations are computed in; f32 unless given. */
   readonly computeDtype?: "f32" | "bf16";
-  /** What the cache is kept in; `computeDtype` unless given. */
-  readonly cacheDtype?: "f32" | "bf16";
+  /**
+   * What the cache is kept in; `computeDtype` unless given. `fp8` keeps latents in E4M3 with scales and
+   * rotary keys in bf16: the least memory, but attention decodes it first, which takes time.
+   */
+  readonly cacheDtype?: CacheDtype;
   /**
    * Logits are the same to the last bit alone and in every batch (true unless given), as far as the
    * backend computes a row alike in all products of 6 rows and more: backend-wasm does. Without it,

@@ -1,5 +1,5 @@
 /** Guesses at tokens to come: the MTP module, and the module again over what it guessed. */
-import { type ModelConfig, type ModelParams, mtpCached } from "@dsv3/model";
+import { type LatentCache, type ModelConfig, type ModelParams, mtpCached } from "@dsv3/model";
 import {
   add,
   and,
@@ -18,7 +18,7 @@ import {
 } from "@dsv3/tensor";
 
 /** Tokens of some sequences, as the programs take them. */
-export type Placed = { ids: Tensor; lengths: Tensor; pages: Tensor };
+export type Placed = { ids: Tensor; lengths: Tensor; pages: Tensor; used: Tensor | null };
 
 /** Where guessing goes on from: i32 [B] each. */
 export type GuessFrom = {
@@ -35,14 +35,14 @@ export type GuessFrom = {
 export function guessAhead(
   params: ModelParams,
   hidden: Tensor,
-  { ids, lengths, pages }: Placed,
+  { ids, lengths, pages, used }: Placed,
   { column, length, room }: GuessFrom,
-  cache: Tensor,
+  cache: LatentCache,
   ahead: number,
   config: ModelConfig,
   computeDtype: "f32" | "bf16",
-): { tokens: Tensor; cache: Tensor } {
-  const settings = { pages, computeDtype, form: "absorbed", logits: "all" } as const;
+): { tokens: Tensor; cache: LatentCache } {
+  const settings = { pages, used, computeDtype, form: "absorbed", logits: "all" } as const;
   const first = mtpCached(params, 1, hidden, ids, cache, lengths, config, settings);
   const [batch, width, D] = first.hidden.shape as [number, number, number];
   let token = takeAlong(argmax(first.logits, 2), expandDims(column, 1)); // [B, 1]

@@ -7,7 +7,14 @@
  * `LEAST_ROWS` rows: chunks are filled up with tokens before their own (which are computed again to
  * the same values) and batches with idle rows. Attention takes the absorbed form everywhere.
  */
-import { forwardCached, latentCaches, type ModelConfig, type ModelParams } from "@dsv3/model";
+import {
+  type CacheDtype,
+  forwardCached,
+  type LatentCache,
+  latentCaches,
+  type ModelConfig,
+  type ModelParams,
+} from "@dsv3/model";
 import { type Compiled, compile, disposeTree, reshape, type Tensor, treePaths } from "@dsv3/tensor";
 import { BLOCK_TOKENS } from "./blocks.ts";
 import { type DrawRow, i32, powerOfTwo, sampleInputs } from "./draw-rows.ts";
@@ -29,7 +36,7 @@ export interface RunnerOptions {
   readonly blocks: number;
   readonly maxContext: number;
   readonly computeDtype: "f32" | "bf16";
-  readonly cacheDtype: "f32" | "bf16";
+  readonly cacheDtype: CacheDtype;
   /** Whether results are the same to the last bit in every batch. */
   readonly batchInvariant: boolean;
   /** Tokens that the model's first MTP module guesses ahead; 0: none. */
@@ -61,8 +68,8 @@ export interface Progress {
 const LEAST_ROWS = 6;
 
 type Forward = Compiled<
-  [params: ModelParams, batch: Placed, caches: Tensor[], logits: number],
-  { logits: Tensor; hidden: Tensor | null; caches: Tensor[] }
+  [params: ModelParams, batch: Placed, caches: LatentCache[], logits: number],
+  { logits: Tensor; hidden: Tensor | null; caches: LatentCache[] }
 >;
 
 /** Tokens that one row of a batch computes: the last ones before place `end`. */
@@ -89,13 +96,13 @@ export class Runner {
       hidden: Tensor,
       batch: Placed,
       from: GuessFrom,
-      cache: Tensor,
+      cache: LatentCache,
       ahead: number,
     ],
-    { tokens: Tensor; cache: Tensor }
+    { tokens: Tensor; cache: LatentCache }
   >;
-  #caches: Tensor[];
-  #mtpCache: Tensor | null;
+  #caches: LatentCache[];
+  #mtpCache: LatentCache | null;
 
   constructor(options: RunnerOptions) {
     const { config, blocks, computeDtype, cacheDtype, ahead } = options;
@@ -108,8 +115,13 @@ export class Runner {
         ? latentCaches({ ...config, numHiddenLayers: 1 }, blocks, BLOCK_TOKENS, cacheDtype)[0]!
         : null;
     this.#forward = compile(
-      (params: ModelParams, { ids, lengths, pages }: Placed, caches: Tensor[], logits: number) => {
-        const settings = { pages, computeDtype, form: "absorbed", logits } as const;
+      (
+        params: ModelParams,
+        { ids, lengths, pages, used }: Placed,
+        caches: LatentCache[],
+        logits: number,
+      ) => {
+        const settings = { pages, used, computeDtype, form: "absorbed", logits } as const;
         const result = forwardCached(params, ids, caches, lengths, config, settings);
         return {
           logits: reshape(result.logits, [-1, config.vocabSize]),
@@ -125,7 +137,7 @@ export class Runner {
         hidden: Tensor,
         batch: Placed,
         from: GuessFrom,
-        cache: Tensor,
+        cache: LatentCache,
         n: number,
       ) => guessAhead(params, hidden, batch, from, cache, n, config, computeDtype),
       { name: "guess", donate: [4] },
@@ -227,7 +239,7 @@ export class Runner {
 
   dispose(): void {
     disposeTree(this.#caches);
-    this.#mtpCache?.dispose();
+    disposeTree(this.#mtpCache);
     this.#forward.dispose();
     this.#guess.dispose();
     this.#sample.dispose();
@@ -331,10 +343,12 @@ export class Runner {
       ];
       ids.set(tokens, (row + 1) * width - tokens.length);
     }
+    const used = this.#options.cacheDtype === "fp8" ? usedPages(pages) : null;
     return {
       ids: i32(ids, [batch, width]),
       lengths: i32(lengths, [batch]),
       pages: i32(pages, [batch, this.#tableWidth]),
+      used,
     };
   }
 
@@ -383,6 +397,21 @@ function topOf(scores: Scores, row: number, width: number, length: number): Draw
     token: scores.topTokens[row * width + k]!,
     logprob: scores.topLogprobs[row * width + k]!,
   }));
+}
+
+/**
+ * The pages that a table refers to, each once, with an unused number of others up to a power of two; the
+ * table is changed to count in these.
+ */
+function usedPages(table: Int32Array): Tensor {
+  const places = new Map<number, number>();
+  for (const [i, page] of table.entries()) {
+    if (!places.has(page)) places.set(page, places.size);
+    table[i] = places.get(page)!;
+  }
+  const used = new Int32Array(powerOfTwo(places.size));
+  used.set([...places.keys()]);
+  return i32(used, [used.length]);
 }
 
 /** The largest power of two that fits `tokens`; a remainder below the least width is filled up. */

@@ -174,7 +174,8 @@ export function sizes(o: Outcome): string[] {
   return [o.name, millions(o.parameters), millions(o.active), millions(o.tokens), rate];
 }
 
-function markdown([head, ...rows]: readonly (readonly string[])[]): string {
+/** A table, its first row the head. */
+export function markdown([head, ...rows]: readonly (readonly string[])[]): string {
   if (head === undefined) return "";
   const width = head.map((_, i) => Math.max(...[head, ...rows].map((r) => (r[i] ?? "").length)));
   const line = (cells: readonly string[]) =>

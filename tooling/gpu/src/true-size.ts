@@ -229,7 +229,7 @@ async function decode(
   const perSequence = CONTEXT / PAGE + 1;
   const run = compile(
     (w: Weights<MlaParams>, x: Tensor, cache: Tensor, lengths: Tensor, pages: Tensor) => {
-      const step = cacheStep(CONFIG, cache.shape, 1, lengths, pages);
+      const step = cacheStep(CONFIG, cache, 1, lengths, pages);
       const { output, cache: next } = mlaCached(
         expanded<MlaParams>(w),
         x,
