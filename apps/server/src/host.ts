@@ -55,12 +55,12 @@ export async function folderModel(
   const mtp = options.speculate ?? false;
   const config = checkedConfig(await openCheckpoint(dir), { mtp });
   const { maxContext = config.maxPositionEmbeddings } = options;
-  const { cacheTokens = 4 * maxContext } = options;
+  const { cacheTokens = 4 * maxContext, computeDtype = "f32", cacheDtype = computeDtype } = options;
   const { total, mtp: modules } = countParameters(config);
   return {
     name,
     maxContext,
-    bytes: 4 * (total + modules) + cacheTokens * cacheBytesPerToken(config, "f32"),
+    bytes: 4 * (total + modules) + cacheTokens * cacheBytesPerToken(config, cacheDtype),
     async load() {
       const tokenizer = await loadTokenizer(dir);
       const weights = await loadModel(dir, { mtp });
