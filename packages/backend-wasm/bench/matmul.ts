@@ -136,10 +136,12 @@ await dense(768, 256, 2048, "TN");
 await dense(1024, 4096, 256, "NT");
 await dense(1024, 256, 4096, "NN");
 await dense(4096, 256, 1024, "TN");
-for (const m of [16, 32]) await dense(m, 2048, 2048, "NT");
-for (const m of [1, 4, 8]) await few(m, 2048, 8192, "f32");
+for (const m of [8, 16, 32, 128]) await dense(m, 2048, 2048, "NT");
+for (const m of [1, 4]) await few(m, 2048, 8192, "f32");
 for (const dtype of ["bf16", "f16", "f8e4m3", "i8"] as const)
   await few(1, 2048, 8192, dtype, dtype === "f8e4m3" || dtype === "i8");
+await grouped("rows", 64, 32, 512, 256);
+await grouped("rows", 512, 256, 512, 256);
 await grouped("rows", 4096, 32, 256, 128);
 await grouped("rows", 4096, 64, 128, 256);
 await grouped("groups", 4096, 32, 256, 128);

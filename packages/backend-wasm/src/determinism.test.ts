@@ -136,9 +136,10 @@ test("the helper of these tests sees a difference of one bit", async () => {
 test("a row of a norm, a softmax, a sum or a product is the same in every batch of 5 rows and more", async () => {
   const backend = await wasmBackend({ threads: 2 });
   setBackend(backend);
-  // Narrow rows could be worked on side by side or one after another, whichever is quicker.
+  // Narrow rows could be worked on side by side or one after another, whichever is quicker; and up to
+  // 128 rows multiply weights as they lie.
   for (const width of [4, 8, 12, 16, 96]) {
-    const x = normal(key(1), [64, width]);
+    const x = normal(key(1), [140, width]);
     const [gain, w] = [normal(key(2), [width]), normal(key(3), [40, width])];
     const rows = compile((x: Tensor) => [
       rmsNorm(x, gain, 1e-6),
@@ -152,7 +153,8 @@ test("a row of a norm, a softmax, a sum or a product is the same in every batch 
       return all.map((values) => Array.from(values).slice(0, (5 * values.length) / count));
     };
     const expected = await results(8);
-    for (const count of [5, 6, 7, 9, 13, 16, 31]) expect(await results(count)).toEqual(expected);
+    for (const count of [5, 6, 7, 9, 13, 16, 31, 128, 140])
+      expect(await results(count)).toEqual(expected);
     rows.dispose();
   }
   backend.dispose();

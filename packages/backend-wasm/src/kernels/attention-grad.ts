@@ -140,7 +140,7 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
         for (const [n, sum] of sums.entries()) f.set(sum, v128.load(tileAt, 16 * n));
         storeTile(f, {
           rows: TILE_ROWS,
-          vectors: 2,
+          columns: TILE_COLUMNS,
           sums,
           sumType: "f32",
           out: { dtype: view.dtype, row: view.strides[1], address },

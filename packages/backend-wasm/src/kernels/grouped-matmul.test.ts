@@ -1,8 +1,9 @@
 import type { DType, GroupedMatmulKernel } from "@dsv3/tensor";
 import fc from "fast-check";
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { checkKernel, randomValues } from "./check-kernel.ts";
 import { groupedMatmul } from "./grouped-matmul.ts";
+import { loadKernel } from "./run-kernel.ts";
 
 /** Runs of the given lengths, after `before` rows and before `after` rows that are in none. */
 function check(
@@ -81,6 +82,48 @@ describe.each(["rows", "groups"] as const)("groupedMatmul over %s", (form) => {
 
   it("converts matrices while packing", () => {
     check(form, [9, 0, 14], 20, 24, { dtype: "bf16", tolerance: 1e-3 });
+    check(form, [9, 3, 14], 20, 25, { dtype: "bf16", transposed: true, tolerance: 1e-3 });
     check(form, [9, 0, 14], 20, 24, { dtype: "f8e4m3", transposed: true, tolerance: 1e-3 });
+  });
+});
+
+describe("groupedMatmul over rows", () => {
+  it("gives a row the same bits in every run", () => {
+    const [k, n, most] = [37, 50, 30];
+    const rows = new Uint8Array(randomValues(most * k, 1).buffer);
+    const weights = new Uint8Array(randomValues(k * n, 2).buffer);
+    const product = (count: number, columns: boolean) => {
+      const kernel: GroupedMatmulKernel = {
+        kind: "groupedMatmul",
+        form: "rows",
+        groups: 1,
+        rows: count,
+        k,
+        n,
+        offsets: 3,
+        a: { slot: 0, dtype: "f32", offset: 0, batch: [], row: k, col: 1 },
+        b: {
+          ...{ slot: 1, dtype: "f32", offset: 0, batch: [0] },
+          ...(columns ? { row: 1, col: k } : { row: n, col: 1 }),
+        },
+        out: { slot: 2, dtype: "f32", offset: 0, batch: [], row: n, col: 1 },
+      };
+      const offsets = new Uint8Array(Int32Array.of(0, count).buffer);
+      const out = new Uint8Array(4 * count * n);
+      const loaded = loadKernel(groupedMatmul(kernel, { relaxedSimd: true }), [
+        rows,
+        weights,
+        out,
+        offsets,
+      ]);
+      loaded.run();
+      return loaded.slot(2).slice();
+    };
+    for (const columns of [true, false]) {
+      const all = product(most, columns);
+      for (const count of [1, 3, 4, 5, 8, 9, 13, 16]) {
+        expect(product(count, columns)).toEqual(all.slice(0, 4 * count * n));
+      }
+    }
   });
 });

@@ -6,14 +6,24 @@ import type { GroupedMatmulKernel, MatrixView } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
 import { type Func, i32, type Local, memoryFill, type Value } from "../asm.ts";
 import type { KernelCode, Phase, PhaseArguments, Target } from "../kernel.ts";
+import {
+  COLUMNS,
+  CUT,
+  LANES,
+  LANES_SPILL,
+  laneBytes,
+  lyingColumns,
+  multiplyLanes,
+  panelOf,
+} from "./matmul-lanes.ts";
 import { columnPanels, type PanelView, packPanel, rowPanels } from "./matmul-pack.ts";
 import { storeTile } from "./matmul-store.ts";
 import { multiplyAdd, TILE_BYTES, TILE_COLUMNS, TILE_ROWS, tile, zeroSums } from "./matmul-tile.ts";
 
 const WANTED_TASKS = 48;
+/** Most columns of a task over rows, in cuts, and panels of one over groups. */
+const MOST_CUTS = 2;
 const CHUNK_PANELS = 8;
-/** So many rows, or fewer, are multiplied by a tile of as many: fewer still would wait for each sum. */
-const FEW_ROWS = 4;
 /** Tasks that share the packing of a run's rows. */
 const PACKERS = 4;
 
@@ -85,26 +95,22 @@ function pack(
   packPanel(f, panels, { ...job, scales: { base, first: at.first, k: at.k } });
 }
 
-const STEP = {
-  a: { row: 4, k: 4 * TILE_ROWS },
-  b: { k: 4 * TILE_COLUMNS },
-} as const;
-
 /**
  * out[r] = a[r] · b[g(r)]. First the rows are packed, each run into panels of its own: run g starts
  * at panel ⌊offsets[g] / rows per panel⌋ + g, which leaves room for the part-filled ones before it.
- * Then a task packs some columns of one group's matrix and multiplies the whole run with them.
+ * Then a task multiplies a whole run with some columns of its group's matrix, which it packs first
+ * unless they can be read as they lie.
  */
 function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
   const { groups, rows, k, n, a, b, out } = kernel;
-  const panelBytes = TILE_ROWS * k * 4;
-  const columnPanelBytes = TILE_COLUMNS * k * 4;
-  const columns = ceilDiv(n, TILE_COLUMNS);
-  const chunk = Math.max(1, Math.min(CHUNK_PANELS, Math.floor((columns * groups) / WANTED_TASKS)));
-  const chunks = ceilDiv(columns, chunk);
-  const firstPanel = (f: Func, args: PhaseArguments, run: Run, group: Value<"i32">) => {
-    const panel = i32.add(i32.divU(run.first, TILE_ROWS), group);
-    return f.keep(i32.add(args.sharedScratch(), i32.mul(panel, panelBytes)));
+  const cuts = ceilDiv(n, CUT);
+  const perTask = Math.max(1, Math.min(MOST_CUTS, Math.floor((cuts * groups) / WANTED_TASKS)));
+  const taskCuts = ceilDiv(cuts, perTask);
+  const lying = lyingColumns(b, n);
+  const columnPanelBytes = COLUMNS * k * 4;
+  const panelsAt = (f: Func, args: PhaseArguments, run: Run, group: Value<"i32">) => {
+    const panel = i32.add(i32.divU(run.first, LANES), group);
+    return f.keep(i32.add(args.sharedScratch(), i32.mul(panel, laneBytes(k))));
   };
   const packRows: Phase = {
     tasks: groups * PACKERS + 1,
@@ -119,23 +125,25 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
           () => {
             const group = f.keep(i32.divU(task, PACKERS));
             const run = runOf(f, kernel, args, group);
-            const base = firstPanel(f, args, run, group);
             const matrix = f.keep(i32.add(args.slot(a.slot), a.offset * dtypeBytes(a.dtype)));
             const part = f.keep(i32.remU(task, PACKERS));
-            const first = f.keep(i32.add(run.first, i32.mul(part, TILE_ROWS)));
-            const to = f.keep(i32.add(base, i32.mul(part, panelBytes)));
+            const first = f.keep(i32.add(run.first, i32.mul(part, LANES)));
+            const to = panelsAt(f, args, run, group);
+            f.inc(to, i32.mul(part, laneBytes(k)));
             f.while(i32.ltS(first, run.last), () => {
-              pack(f, args, a, rowPanels(a), TILE_ROWS, {
-                matrix,
-                group: i32.const(0),
-                first,
-                limit: run.last,
-                k: zero,
-                count: k,
-                to,
-              });
-              f.inc(first, PACKERS * TILE_ROWS);
-              f.inc(to, PACKERS * panelBytes);
+              panelOf(f, first, run.last, (lanes) =>
+                pack(f, args, a, rowPanels(a), lanes, {
+                  matrix,
+                  group: i32.const(0),
+                  first,
+                  limit: run.last,
+                  k: zero,
+                  count: k,
+                  to,
+                }),
+              );
+              f.inc(first, PACKERS * LANES);
+              f.inc(to, PACKERS * laneBytes(k));
             });
           },
         );
@@ -143,81 +151,51 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
     },
   };
   const multiply: Phase = {
-    tasks: groups * chunks,
+    tasks: groups * taskCuts,
     nanoseconds: (rows * n * (k + 8)) / (target.relaxedSimd ? 25 : 12) + 0.4 * groups * k * n,
     emit(f, args) {
-      const sums = Array.from({ length: TILE_BYTES / 16 }, () => f.local("v128"));
       const task = f.local("i32");
-      const panel = f.local("i32");
-      const zero = f.local("i32");
-      const columnsAt = f.keep(i32.add(args.threadScratch, TILE_BYTES));
       f.for(task, args.begin, args.end, 1, () => {
-        const group = f.keep(i32.divU(task, chunks));
+        const group = f.keep(i32.divU(task, taskCuts));
         const run = runOf(f, kernel, args, group);
         f.if(i32.ltS(run.first, run.last), () => {
-          const firstColumn = f.keep(i32.mul(i32.remU(task, chunks), chunk));
-          const panels = f.keep(i32.sub(columns, firstColumn));
-          f.if(i32.gtS(panels, chunk), () => f.set(panels, chunk));
+          const from = f.keep(i32.mul(i32.remU(task, taskCuts), CUT * perTask));
+          const to = f.keep(i32.add(from, CUT * perTask));
+          f.if(i32.gtS(to, n), () => f.set(to, n));
           const matrix = ofGroup(f, args, b, group);
-          const to = f.local("i32", columnsAt);
-          const first = f.local("i32");
-          f.for(panel, 0, panels, 1, () => {
-            f.set(first, i32.mul(i32.add(firstColumn, panel), TILE_COLUMNS));
-            pack(f, args, b, columnPanels(b), TILE_COLUMNS, {
-              matrix,
-              group,
-              first,
-              limit: i32.const(n),
-              k: zero,
-              count: k,
-              to,
-            });
-            f.inc(to, columnPanelBytes);
-          });
-          const base = firstPanel(f, args, run, group);
-          const row = f.local("i32", run.first);
-          const x = f.local("i32");
-          const y = f.local("i32");
-          f.while(i32.ltS(row, run.last), () => {
-            f.for(panel, 0, panels, 1, () => {
-              f.set(x, base);
-              f.set(y, i32.add(columnsAt, i32.mul(panel, columnPanelBytes)));
-              zeroSums(f, sums);
-              const multiplied = (rows: number) =>
-                tile(f, {
-                  rows,
-                  vectors: TILE_COLUMNS / 4,
-                  count: k,
-                  a: { pointers: [x], ...STEP.a },
-                  b: { pointer: y, ...STEP.b },
-                  sums,
-                  multiplyAdd: multiplyAdd(target),
-                });
-              // In decoding most runs are short: the sums are the same, without those of no row.
-              f.if(
-                i32.leS(i32.sub(run.last, row), FEW_ROWS),
-                () => multiplied(FEW_ROWS),
-                () => multiplied(TILE_ROWS),
-              );
-              const column = f.keep(i32.mul(i32.add(firstColumn, panel), TILE_COLUMNS));
-              const bytes = dtypeBytes(out.dtype);
-              const place = i32.add(i32.mul(row, out.row), i32.add(column, out.offset));
-              storeTile(f, {
-                rows: TILE_ROWS,
-                vectors: TILE_COLUMNS / 4,
-                sums,
-                sumType: "f32",
-                out: {
-                  ...out,
-                  address: f.keep(i32.add(args.slot(out.slot), i32.mul(place, bytes))),
-                },
-                rowsLeft: f.keep(i32.sub(run.last, row)),
-                ...(n % TILE_COLUMNS && { columnsLeft: f.keep(i32.sub(n, column)) }),
-                spill: args.threadScratch,
+          const columns = f.local("i32");
+          if (lying) f.set(columns, i32.add(matrix, i32.mul(from, lying.apart)));
+          else {
+            const panels = f.keep(i32.add(args.threadScratch, LANES_SPILL));
+            f.set(columns, panels);
+            const first = f.local("i32");
+            const zero = f.local("i32", 0);
+            f.for(first, from, to, COLUMNS, () => {
+              pack(f, args, b, columnPanels(b), COLUMNS, {
+                matrix,
+                group,
+                first,
+                limit: i32.const(n),
+                k: zero,
+                count: k,
+                to: panels,
               });
+              f.inc(panels, columnPanelBytes);
             });
-            f.inc(row, TILE_ROWS);
-            f.inc(base, panelBytes);
+          }
+          const start = i32.add(args.slot(out.slot), out.offset * dtypeBytes(out.dtype));
+          multiplyLanes(f, {
+            k,
+            n,
+            ...run,
+            panels: panelsAt(f, args, run, group),
+            from,
+            to,
+            columns,
+            lying,
+            out: { ...out, address: f.keep(start) },
+            multiplyAdd: multiplyAdd(target),
+            spill: args.threadScratch,
           });
         });
       });
@@ -226,8 +204,8 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
   if (rows === 0 || n === 0) return { phases: [] };
   return {
     phases: [packRows, multiply],
-    threadScratch: TILE_BYTES + chunk * columnPanelBytes,
-    sharedScratch: (Math.floor(rows / TILE_ROWS) + groups + 1) * panelBytes,
+    threadScratch: LANES_SPILL + (lying ? 0 : ((perTask * CUT) / COLUMNS) * columnPanelBytes),
+    sharedScratch: (Math.floor(rows / LANES) + groups + 1) * laneBytes(k),
   };
 }
 
@@ -332,8 +310,8 @@ function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
               rows: TILE_ROWS,
               vectors: TILE_COLUMNS / 4,
               count: length,
-              a: { pointers: [x], ...STEP.a },
-              b: { pointer: y, ...STEP.b },
+              a: { pointers: [x], row: 4, k: 4 * TILE_ROWS },
+              b: { pointer: y, k: 4 * TILE_COLUMNS },
               sums,
               multiplyAdd: multiplyAdd(target),
             });
@@ -342,7 +320,7 @@ function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
             const place = i32.add(i32.mul(row, out.row), column);
             storeTile(f, {
               rows: TILE_ROWS,
-              vectors: TILE_COLUMNS / 4,
+              columns: TILE_COLUMNS,
               sums,
               sumType: "f32",
               out: {

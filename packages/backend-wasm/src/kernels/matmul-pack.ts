@@ -6,7 +6,17 @@
 
 import type { DType, MatrixView } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
-import { type Func, f32x4, i8x16, i32, i32x4, type Local, type Value, v128 } from "../asm.ts";
+import {
+  type Func,
+  f32x4,
+  i8x16,
+  i32,
+  i32x4,
+  type Local,
+  select,
+  type Value,
+  v128,
+} from "../asm.ts";
 import { decode, loadCode, loadCodes } from "../convert.ts";
 
 type V = Value<"v128">;
@@ -50,7 +60,10 @@ export function columnPanels(view: MatrixView): PanelView {
 
 /** One panel to pack. */
 export interface PanelJob {
-  /** Elements side by side in the panel, and how many of them the matrix has (the rest become 0). */
+  /**
+   * Elements side by side in the panel, and how many of them, 1 or more, the matrix has. The rest of the
+   * panel holds finite numbers or copies of the matrix's: whatever, since nobody stores its sums.
+   */
   readonly width: number;
   readonly valid: Local<"i32">;
   /** Steps of k. */
@@ -128,10 +141,16 @@ function packRun(
       f.inc(steps, -unroll);
     });
   };
-  if (across === 1 || along === 1) {
-    f.if(i32.eq(valid, width), () =>
-      across === 1 ? each(1, () => copyStep(f, panel)) : each(4, () => transposeSteps(f, panel)),
-    );
+  if (along === 1) {
+    const last = f.keep(i32.sub(valid, 1));
+    const lines = Array.from({ length: width }, (_, i) => {
+      // Beyond the matrix: the last element once more.
+      const inside = select(i32.const(i), last, i32.gtS(last, i));
+      return f.keep(i32.add(from, i32.mul(inside, across * size)));
+    });
+    each(4, () => transposeSteps(f, panel, lines));
+  } else if (across === 1) {
+    f.if(i32.eq(valid, width), () => each(1, () => copyStep(f, panel)));
   }
   f.while(steps, () => {
     one();
@@ -175,12 +194,10 @@ function copyStep(f: Func, p: Run): void {
   }
 }
 
-/** Four steps of k, which lie side by side: 4 × 4 transposes. */
-function transposeSteps(f: Func, p: Run): void {
-  const row = (i: number) => {
-    const address = i32.add(p.from, i32.const(i * p.across * p.size));
-    return f.keep(scaledBy(load4(f, p.dtype, address, 0), p.lanes?.[i]));
-  };
+/** Four steps of k, which lie side by side: 4 × 4 transposes. Moves the pointers to them. */
+function transposeSteps(f: Func, p: Run, lines: readonly Local<"i32">[]): void {
+  const row = (i: number) =>
+    f.keep(scaledBy(load4(f, p.dtype, lines[i] as Local<"i32">, 0), p.lanes?.[i]));
   for (let i = 0; i < p.width; i += 4) {
     const rows = Array.from({ length: Math.min(4, p.width - i) }, (_, r) => row(i + r));
     if (rows.length === 4) {
@@ -200,6 +217,7 @@ function transposeSteps(f: Func, p: Run): void {
       }
     }
   }
+  for (const line of lines) f.inc(line, 4 * p.size);
 }
 
 /** Four elements side by side, as f32. */

@@ -6,72 +6,90 @@ import { decode, encode, loadCode, loadCodes, storeCode, storeCodes } from "../c
 
 type V = Value<"v128">;
 
+interface MatrixPlace {
+  readonly dtype: DType;
+  readonly row: number;
+  readonly col: number;
+  readonly address: Local<"i32">;
+}
+
 export interface TileStore {
   readonly rows: number;
-  readonly vectors: number;
-  /** Row by row; f32, or i32 for integer products. */
+  readonly columns: number;
+  /** Row by row; f32, or i32 for integer products. A row's last vector ends with the tile. */
   readonly sums: readonly Local<"v128">[];
   readonly sumType: "f32" | "i32";
   readonly out: { readonly dtype: DType; readonly row: number; readonly address: Local<"i32"> };
-  readonly add?: {
-    readonly dtype: DType;
-    readonly row: number;
-    readonly col: number;
-    readonly address: Local<"i32">;
-  };
+  readonly add?: MatrixPlace;
   /** Rows and columns from here to the end of the matrix; none: the tile always fits. */
   readonly rowsLeft?: Local<"i32">;
   readonly columnsLeft?: Local<"i32">;
+  /** Columns of the tile that come before those to store. */
+  readonly skip?: Local<"i32">;
   /** Room for the tile in f32. */
   readonly spill: Value<"i32">;
 }
 
 export function storeTile(f: Func, t: TileStore): void {
-  const { rowsLeft, columnsLeft } = t;
+  const { columnsLeft, skip } = t;
   // Vectors of what is added must lie side by side, or be one number.
   const vectors = !t.add || t.add.col === 1 || t.add.col === 0;
   if (!vectors) {
     storeSpilled(f, t);
-  } else if (!rowsLeft && !columnsLeft) {
-    storeWhole(f, t);
+  } else if (!columnsLeft && !skip) {
+    storeRows(f, t);
   } else {
-    const rowsFit = rowsLeft ? i32.geS(rowsLeft, t.rows) : i32.const(1);
-    const columnsFit = columnsLeft ? i32.geS(columnsLeft, 4 * t.vectors) : i32.const(1);
+    const allLeft = columnsLeft ? i32.geS(columnsLeft, t.columns) : i32.const(1);
     f.if(
-      i32.and(rowsFit, columnsFit),
-      () => storeWhole(f, t),
+      skip ? i32.and(allLeft, i32.eqz(skip)) : allLeft,
+      () => storeRows(f, t),
       () => storeSpilled(f, t),
     );
   }
 }
 
-/** All of the tile, by vectors. */
-function storeWhole(f: Func, t: TileStore): void {
-  const { out, add } = t;
+/** First columns of the vectors of a row: the last one may overlap the one before. */
+const places = ({ columns }: TileStore): number[] =>
+  Array.from({ length: Math.ceil(columns / 4) }, (_, j) => Math.min(4 * j, columns - 4));
+
+/** The rows that the matrix has, by vectors. */
+function storeRows(f: Func, t: TileStore): void {
+  const { out, add, rowsLeft } = t;
   const size = dtypeBytes(out.dtype);
-  for (let i = 0; i < t.rows; i++) {
-    const to = i32.add(out.address, i32.const(i * out.row * size));
-    for (let j = 0; j < t.vectors; j++) {
-      let added: V | undefined;
-      if (add) {
-        const addSize = dtypeBytes(add.dtype);
-        const address = i32.add(add.address, i32.const((i * add.row + 4 * j * add.col) * addSize));
-        added =
-          add.col === 1
-            ? decode(f, add.dtype, loadCodes(add.dtype, address))
-            : decode(f, add.dtype, i32x4.splat(loadCode(add.dtype, address)));
-      }
-      const sum = t.sums[i * t.vectors + j] as V;
-      f.do(storeCodes(out.dtype, to, finish(f, t, sum, added), 4 * j * size));
+  const vectors = places(t);
+  const addedAt = (
+    { dtype, address, row: stride, col }: MatrixPlace,
+    row: number,
+    column: number,
+  ) => {
+    const at = i32.add(address, i32.const((row * stride + column * col) * dtypeBytes(dtype)));
+    return decode(f, dtype, col === 1 ? loadCodes(dtype, at) : i32x4.splat(loadCode(dtype, at)));
+  };
+  const storeRow = (row: number) => {
+    const to = i32.add(out.address, i32.const(row * out.row * size));
+    // A row is read before it is written: the result may lie where what is added lies.
+    const results = vectors.map((column, j) => {
+      const sum = t.sums[row * vectors.length + j] as V;
+      return f.keep(finish(f, t, sum, add && addedAt(add, row, column)));
+    });
+    for (const [j, column] of vectors.entries()) {
+      f.do(storeCodes(out.dtype, to, results[j] as V, column * size));
     }
+  };
+  for (let row = 0; row < t.rows; row++) {
+    if (rowsLeft && row > 0) f.if(i32.gtS(rowsLeft, row), () => storeRow(row));
+    else storeRow(row);
   }
 }
 
 /** What fits of the tile, number by number. */
 function storeSpilled(f: Func, t: TileStore): void {
-  const { out, add, spill } = t;
-  const width = 4 * t.vectors;
-  for (const [i, sum] of t.sums.entries()) f.do(v128.store(spill, sum, 16 * i));
+  const { out, add, spill, columns: width } = t;
+  const vectors = places(t);
+  for (const [i, sum] of t.sums.entries()) {
+    const row = Math.floor(i / vectors.length);
+    f.do(v128.store(spill, sum, 4 * (row * width + (vectors[i % vectors.length] as number))));
+  }
   const limit = (left: Local<"i32"> | undefined, most: number) => {
     const n = f.local("i32", most);
     if (left) f.if(i32.ltS(left, most), () => f.set(n, left));
@@ -82,7 +100,7 @@ function storeSpilled(f: Func, t: TileStore): void {
   const i = f.local("i32");
   const j = f.local("i32");
   f.for(i, 0, rows, 1, () =>
-    f.for(j, 0, columns, 1, () => {
+    f.for(j, t.skip ?? 0, columns, 1, () => {
       const at = (dtype: DType, base: Value<"i32">, row: number, col: number) =>
         i32.add(base, i32.mul(i32.add(i32.mul(i, row), i32.mul(j, col)), dtypeBytes(dtype)));
       const sum = v128.load32Zero(at("f32", spill, width, 1));

@@ -35,7 +35,11 @@ export interface TileA {
   /** Bytes from a row to the next (with one pointer for all), and from k to k + 1. */
   readonly row: number;
   readonly k: number;
+  /** A number spread over a vector; of f32 unless told. */
+  readonly spread?: Spread;
 }
+
+export type Spread = (address: Value<"i32">, offset: number) => V;
 
 /** Where it finds its vectors of B, which lie side by side. The pointer is advanced. */
 export interface TileB {
@@ -81,6 +85,7 @@ const bytes = (count: number | Value<"i32">, each: number) =>
 /** `unroll` steps of k, and the pointers moved past them. */
 function step(f: Func, t: Tile, unroll: number): void {
   const { rows, vectors, a, b, sums } = t;
+  const spread = a.spread ?? v128.load32Splat;
   for (let u = 0; u < unroll; u++) {
     const columns = Array.from({ length: vectors }, (_, j) =>
       f.keep(v128.load(b.pointer, u * b.k + 16 * j)),
@@ -88,8 +93,8 @@ function step(f: Func, t: Tile, unroll: number): void {
     for (let i = 0; i < rows; i++) {
       const x = f.keep(
         a.pointers.length === 1
-          ? v128.load32Splat(a.pointers[0] as Local<"i32">, u * a.k + i * a.row)
-          : v128.load32Splat(a.pointers[i] as Local<"i32">, u * a.k),
+          ? spread(a.pointers[0] as Local<"i32">, u * a.k + i * a.row)
+          : spread(a.pointers[i] as Local<"i32">, u * a.k),
       );
       columns.forEach((column, j) => {
         const sum = sums[i * vectors + j] as Local<"v128">;

@@ -1,8 +1,10 @@
 import type { DType, MatmulKernel, MatrixView } from "@dsv3/tensor";
+import { fromF32 } from "@dsv3/tensor/dtype";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { checkKernel, randomValues, type TestSlot } from "./check-kernel.ts";
 import { matmul } from "./matmul.ts";
+import { loadKernel } from "./run-kernel.ts";
 
 type Layout = "rows" | "columns" | "spread";
 
@@ -74,6 +76,37 @@ describe("matmul", () => {
       ),
       { numRuns: 60 },
     );
+  });
+
+  it("gives a row the same bits whatever it comes with, from 5 rows on", () => {
+    const [n, k] = [61, 333];
+    const first = (m: number, dtype: DType) => {
+      const { kernel, slots } = product(m, n, k, 1, ["rows"], ["columns", dtype]);
+      const bytes = [randomValues(3 + 200 * k, 1), slots[1]!.values, new Float32Array(m * n)];
+      const loaded = loadKernel(
+        matmul(kernel, { relaxedSimd: true }),
+        bytes.map((values, i) => fromF32(values, i === 1 ? dtype : "f32")),
+      );
+      loaded.run();
+      return loaded.slot(2).slice(0, 4 * 5 * n);
+    };
+    for (const dtype of ["f32", "bf16"] as const) {
+      const expected = first(150, dtype);
+      for (const m of [5, 6, 8, 9, 12, 16, 23, 128, 129]) expect(first(m, dtype)).toEqual(expected);
+    }
+  });
+
+  it("adds to what the result's place held, each number once, though tiles overlap", () => {
+    for (const [m, n] of [
+      [5, 25],
+      [12, 31],
+    ] as const) {
+      const { kernel, slots } = product(m, n, 40, 1, ["rows"], ["columns"]);
+      checkKernel({ ...kernel, add: kernel.out }, matmul, [
+        ...slots.slice(0, 2),
+        { dtype: "f32", values: randomValues(m * n, 9), tolerance: 2e-5 },
+      ]);
+    }
   });
 
   it("cuts long sums into blocks", () => {

@@ -9,6 +9,7 @@ import { dtypeBytes } from "@dsv3/tensor/dtype";
 import { type Func, i32, type Local, type Value, v128 } from "../asm.ts";
 import type { KernelCode, Phase, PhaseArguments, Target } from "../kernel.ts";
 import { asFewRows, fewRows } from "./matmul-few.ts";
+import { asLaneRows, laneRows } from "./matmul-lanes.ts";
 import { columnPanels, type PanelView, packPairs, packPanel, rowPanels } from "./matmul-pack.ts";
 import { storeTile } from "./matmul-store.ts";
 import {
@@ -48,6 +49,7 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
   if (few) return fewRows(few, target);
   const wide = asWideRows(kernel);
   if (wide) return wideRows(wide, target);
+  if (asLaneRows(kernel)) return laneRows(kernel, target);
   const integers = a.dtype === "i8" && b.dtype === "i8" && !a.scale && !b.scale;
   const sides: Record<"a" | "b", Side> = {
     a: {
@@ -241,7 +243,7 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
                   );
                 storeTile(f, {
                   rows: TILE_ROWS,
-                  vectors: TILE_COLUMNS / 4,
+                  columns: TILE_COLUMNS,
                   sums,
                   sumType: integers ? "i32" : "f32",
                   out: { ...kernel.out, address: place(out, { ...kernel.out, col: 1 }) },
