@@ -150,3 +150,25 @@ test("a port that is taken is an error", async () => {
   const port = Number(new URL(server.url).port);
   await expect(listen(app, { port })).rejects.toThrow(/EADDRINUSE/);
 });
+
+test("a connection waits for its answer as long as that takes, but not for its request", async () => {
+  const fetched = async (request: Request) => {
+    await request.text();
+    await pause(700);
+    return new Response("late");
+  };
+  const app = { fetch: fetched, routes: [], drain() {}, abort() {} };
+  const server = await listen(app, { port: 0, idleTimeout: 150 });
+  open.push(server);
+  const body = { method: "POST", body: "whole" };
+  expect(await (await fetch(server.url, body)).text()).toBe("late");
+  const began = performance.now();
+  const silent = ["", "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf"].map((text) => {
+    const socket = connect(Number(new URL(server.url).port));
+    socket.write(text);
+    socket.resume();
+    return new Promise((resolve) => socket.on("error", () => {}).on("close", resolve));
+  });
+  await Promise.all(silent);
+  expect(performance.now() - began).toBeLessThan(650);
+});

@@ -1,6 +1,6 @@
 /** The application on a port of this machine, and its orderly end. */
-import type { Server } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { IncomingMessage, Server } from "node:http";
+import type { AddressInfo, Socket } from "node:net";
 import { serve } from "@hono/node-server";
 import type { App } from "./app.ts";
 
@@ -9,7 +9,7 @@ export interface ListenOptions {
   readonly host?: string;
   /** 8000 unless given; 0: any that is free. */
   readonly port?: number;
-  /** A connection that takes nothing for so many milliseconds is closed; 2 minutes unless given. */
+  /** A connection on which nothing comes or goes for so many milliseconds is closed; 2 minutes unless given. */
   readonly idleTimeout?: number;
 }
 
@@ -21,6 +21,23 @@ export interface Listening {
   close(drain: number): Promise<void>;
 }
 
+/**
+ * Closes connections that have been silent for so many milliseconds, but for those whose request is whole
+ * and whose answer is still being made: how long that may take is not a matter of the connection.
+ */
+function closeIdle(server: Server, milliseconds: number): void {
+  const asked = new WeakMap<Socket, IncomingMessage>();
+  server.on("request", (request, response) => {
+    asked.set(request.socket, request);
+    response.once("close", () => asked.delete(request.socket));
+  });
+  server.setTimeout(milliseconds, (socket) => {
+    const answering = asked.get(socket)?.complete && socket.writableLength === 0;
+    if (answering) socket.setTimeout(milliseconds);
+    else socket.destroy();
+  });
+}
+
 /** @throws Error if the port is taken or not allowed */
 export async function listen(app: App, options: ListenOptions = {}): Promise<Listening> {
   const { host = "127.0.0.1", port = 8000, idleTimeout = 120_000 } = options;
@@ -30,7 +47,7 @@ export async function listen(app: App, options: ListenOptions = {}): Promise<Lis
     });
     started.on("error", reject);
   });
-  server.setTimeout(idleTimeout);
+  closeIdle(server, idleTimeout);
   const { address, port: actual, family } = server.address() as AddressInfo;
   return {
     url: `http://${family === "IPv6" ? `[${address}]` : address}:${actual}`,
