@@ -83,10 +83,12 @@ test("a prefix shared through pages gives the same logits as a cold run", async 
 
 test("logits of the last few tokens are those of all", async () => {
   const lengths = tensor([8], { dtype: "i32" });
-  const last = (logits: "all" | number) =>
+  const last = (logits: "all" | number | Tensor) =>
     forwardCached(params, ids(), latentCaches(config, 1, 8), lengths, config, { logits }).logits;
   await expectClose(last(3), columns(last("all"), 5, 8));
   await expectClose(last(99), last("all"));
+  const third = tensor([3], { dtype: "i32" });
+  await expectClose(last(third), columns(last("all"), 3, 4));
 });
 
 test("MTP modules over their own caches give the logits of the whole", async () => {

@@ -13,7 +13,18 @@ import {
   latentCache,
   mlaCached,
 } from "@dsv3/mla";
-import { ge, rmsNorm, sliceAxis, type Tensor } from "@dsv3/tensor";
+import {
+  add,
+  expandDims,
+  ge,
+  iota,
+  mul,
+  reshape,
+  rmsNorm,
+  sliceAxis,
+  Tensor,
+  take,
+} from "@dsv3/tensor";
 import type { ModelConfig } from "./config.ts";
 import { type Attend, type ComputeDtype, decoderLayer, embed, head, mtpInput } from "./model.ts";
 import type { LayerParams, ModelParams } from "./params.ts";
@@ -36,12 +47,12 @@ export interface CachedOptions {
   readonly computeDtype?: ComputeDtype;
   /** Form of attention; chosen by the number of multiplications unless given. */
   readonly form?: "expanded" | "absorbed" | undefined;
-  /** Logits of the last token only (the default), of all T, or of so many last ones. */
-  readonly logits?: "last" | "all" | number;
+  /** Logits of the last token only (the default), of all T, of so many last ones, or of column i32 [B]. */
+  readonly logits?: "last" | "all" | number | Tensor;
 }
 
 export type CachedResult<K extends LatentCache = LatentCache> = {
-  logits: Tensor; // f32 [B, 1 or T or as many as asked for, V]
+  logits: Tensor; // f32 [B, as many as asked for, V]
   hidden: Tensor; // [B, T, D] before the final norm, which MTP modules read
   caches: K[]; //    with the new tokens; donate the old ones
 };
@@ -122,7 +133,18 @@ function cachedLogits(
   { logits = "last" }: CachedOptions,
 ): Tensor {
   const T = h.shape[1]!;
-  const count = logits === "last" ? 1 : logits === "all" ? T : Math.min(T, logits);
-  const read = count === T ? h : sliceAxis(h, 1, T - count, T);
+  let read: Tensor;
+  if (logits instanceof Tensor) read = columnOf(h, logits);
+  else {
+    const count = logits === "last" ? 1 : logits === "all" ? T : Math.min(T, logits);
+    read = count === T ? h : sliceAxis(h, 1, T - count, T);
+  }
   return head(params, rmsNorm(read, norm, c.rmsNormEps));
+}
+
+/** One token of each sequence: of h [B, T, D], those in columns i32 [B], as [B, 1, D]. */
+export function columnOf(h: Tensor, column: Tensor): Tensor {
+  const [B, T, D] = h.shape as [number, number, number];
+  const at = add(mul(iota(B), T), column);
+  return expandDims(take(reshape(h, [B * T, D]), at), 1);
 }

@@ -16,6 +16,7 @@ export {
 export {
   type CachedOptions,
   type CachedResult,
+  columnOf,
   forwardCached,
   latentCaches,
   mtpCached,

@@ -45,11 +45,14 @@ export interface EngineOptions {
    */
   readonly batchInvariant?: boolean;
   /**
-   * The model's first MTP module guesses the token after the next, which the next step checks (false
-   * unless given). Answers stay the same, to the last bit; right guesses make them faster.
+   * The model's MTP modules guess the tokens after the next, which the next step checks (false unless
+   * given). Answers stay the same, to the last bit; right guesses make them faster.
    */
   readonly speculate?: boolean;
-  /** Tokens that are guessed with `speculate`, the second and later ones by the same module; 1 unless given. */
+  /**
+   * Tokens that are guessed with `speculate`, each by a module of its own as far as there are as many; as
+   * many as there are modules unless given.
+   */
   readonly drafts?: number;
   /** Recounts all cache blocks at every step, and fails if one was lost. For tests. */
   readonly checkBlocks?: boolean;
@@ -68,9 +71,11 @@ export interface EngineStats {
   /** Tokens looked up in the prefix cache, and found. */
   readonly prefixQueries: number;
   readonly prefixHits: number;
-  /** Tokens guessed by the MTP module, and guessed right. */
+  /** Tokens guessed by the MTP modules, and guessed right. */
   readonly drafts: number;
   readonly acceptedDrafts: number;
+  /** The same of the first guess ahead, the second …; empty without speculation. */
+  readonly draftDepths: readonly { readonly drafts: number; readonly accepted: number }[];
   /** Tokens that a step gave an answer in the mean, where it checked guesses; 0 if none has. */
   readonly acceptanceLength: number;
 }
@@ -106,10 +111,8 @@ export class Engine {
   #steps = 0;
   #promptTokens = 0;
   #generatedTokens = 0;
-  #drafts = 0;
-  #acceptedDrafts = 0;
-  /** Steps of single answers that checked guesses. */
-  #checks = 0;
+  /** Guesses by how far ahead they are. */
+  readonly #depths: { drafts: number; accepted: number }[];
   #loop: Promise<void> | null = null;
   #failure: Error | null = null;
 
@@ -146,10 +149,11 @@ export class Engine {
         "speculate needs a model with an MTP module; load it with its own, or leave speculate out",
       );
     }
-    const ahead = speculate ? whole("drafts", options.drafts ?? 1) : 0;
+    const ahead = speculate ? whole("drafts", options.drafts ?? params.mtp.length) : 0;
     if (ahead > MAX_DRAFTS) {
       throw new RangeError(`drafts is ${ahead}; more than ${MAX_DRAFTS} guesses are never right`);
     }
+    this.#depths = Array.from({ length: ahead }, () => ({ drafts: 0, accepted: 0 }));
     const sizes = { blocks, maxContext, computeDtype, cacheDtype };
     this.#runner = new Runner({ params, config, batchInvariant, ahead, ...sizes });
   }
@@ -233,6 +237,9 @@ export class Engine {
 
   stats(): EngineStats {
     const { waiting, running, pool, preemptions, prefixQueries, prefixHits } = this.#scheduler;
+    const sum = (what: "drafts" | "accepted") => this.#depths.reduce((n, d) => n + d[what], 0);
+    // An answer that is checked has a first guess.
+    const checks = this.#depths[0]?.drafts ?? 0;
     return {
       running,
       waiting,
@@ -244,9 +251,10 @@ export class Engine {
       generatedTokens: this.#generatedTokens,
       prefixQueries,
       prefixHits,
-      drafts: this.#drafts,
-      acceptedDrafts: this.#acceptedDrafts,
-      acceptanceLength: this.#checks === 0 ? 0 : 1 + this.#acceptedDrafts / this.#checks,
+      drafts: sum("drafts"),
+      acceptedDrafts: sum("accepted"),
+      draftDepths: this.#depths.map((depth) => ({ ...depth })),
+      acceptanceLength: checks === 0 ? 0 : 1 + sum("accepted") / checks,
     };
   }
 
@@ -290,13 +298,12 @@ export class Engine {
 
   /** Takes what a step gave a sequence, as far as its answer goes on. */
   #advance(sequence: Sequence, { drawn, drafts }: Progress): void {
-    this.#drafts += sequence.drafts.length;
-    if (sequence.drafts.length > 0) this.#checks++;
+    for (const depth of this.#depths.slice(0, sequence.drafts.length)) depth.drafts++;
     for (const [i, one] of drawn.entries()) {
       const output = this.#outputs.get(sequence);
       if (output === undefined || this.#cancelled.has(sequence)) return;
       if (i > 0) {
-        this.#acceptedDrafts++;
+        this.#depths[i - 1]!.accepted++;
         this.#scheduler.accept(sequence);
       }
       this.#give(sequence, output, one);

@@ -39,7 +39,7 @@ export interface RunnerOptions {
   readonly cacheDtype: CacheDtype;
   /** Whether results are the same to the last bit in every batch. */
   readonly batchInvariant: boolean;
-  /** Tokens that the model's first MTP module guesses ahead; 0: none. */
+  /** Tokens that the model's MTP modules guess ahead; 0: none. */
   readonly ahead: number;
 }
 
@@ -96,13 +96,19 @@ export class Runner {
       hidden: Tensor,
       batch: Placed,
       from: GuessFrom,
-      cache: LatentCache,
+      caches: LatentCache[],
       ahead: number,
     ],
-    { tokens: Tensor; cache: LatentCache }
+    { tokens: Tensor; caches: LatentCache[] }
   >;
   #caches: LatentCache[];
-  #mtpCache: LatentCache | null;
+  /** One for each MTP module that guesses. */
+  #mtpCaches: LatentCache[];
+  /**
+   * Tokens before a row's new ones that are computed with them. Module k read guesses in place of the last
+   * k − 1 tokens, and reads them again now that they are certain.
+   */
+  readonly #again: number;
 
   constructor(options: RunnerOptions) {
     const { config, blocks, computeDtype, cacheDtype, ahead } = options;
@@ -110,10 +116,10 @@ export class Runner {
     this.#params = options.params;
     this.#tableWidth = Math.ceil(options.maxContext / BLOCK_TOKENS);
     this.#caches = latentCaches(config, blocks, BLOCK_TOKENS, cacheDtype);
-    this.#mtpCache =
-      ahead > 0
-        ? latentCaches({ ...config, numHiddenLayers: 1 }, blocks, BLOCK_TOKENS, cacheDtype)[0]!
-        : null;
+    const modules = Math.min(ahead, options.params.mtp.length);
+    const mtpConfig = { ...config, numHiddenLayers: modules };
+    this.#mtpCaches = latentCaches(mtpConfig, blocks, BLOCK_TOKENS, cacheDtype);
+    this.#again = Math.max(0, modules - 1);
     this.#forward = compile(
       (
         params: ModelParams,
@@ -137,9 +143,9 @@ export class Runner {
         hidden: Tensor,
         batch: Placed,
         from: GuessFrom,
-        cache: LatentCache,
+        caches: LatentCache[],
         n: number,
-      ) => guessAhead(params, hidden, batch, from, cache, n, config, computeDtype),
+      ) => guessAhead(params, hidden, batch, from, caches, n, config, computeDtype),
       { name: "guess", donate: [4] },
     );
     this.#sample = compile(sampleRows, { name: "sample" });
@@ -153,23 +159,19 @@ export class Runner {
       at = Math.min(end, at + width);
       const row = { sequence, more: [], end: at };
       const count = sequence.scores ? width : LEAST_ROWS;
-      const { logits, hidden } = this.#run([row], 1, width, count);
+      const all = width + this.#again;
+      const { logits, hidden } = this.#run([row], 1, all, count);
       if (sequence.scores) await this.#scorePrompt(sequence, sequence.scores, logits, at);
       const last = at === sequence.tokens.length;
       const drawn: Drawn[] = [];
       if (last) {
         const before = new Array<null>(count - 1).fill(null);
-        const all = await this.#draw(logits, [...before, { sequence, after: [] }]);
-        drawn.push(all.at(-1)!);
+        const rows = await this.#draw(logits, [...before, { sequence, after: [] }]);
+        drawn.push(rows.at(-1)!);
       } else logits.dispose();
       const more = drawn.map(({ token }) => token);
-      const [drafts = []] = await this.#guessNext(
-        hidden,
-        [{ sequence, more, end: at }],
-        [0],
-        1,
-        width,
-      );
+      const guessRow = { sequence, more, end: at };
+      const [drafts = []] = await this.#guessNext(hidden, [guessRow], [0], 1, all);
       if (last) return { drawn, drafts };
     }
     return null;
@@ -185,13 +187,14 @@ export class Runner {
   async decode(sequences: readonly Sequence[]): Promise<Progress[]> {
     const { batchInvariant, ahead } = this.#options;
     const width = ahead + 1;
+    const all = width + this.#again;
     const least = batchInvariant ? Math.ceil(LEAST_ROWS / width) : 1;
     const batch = Math.max(least, powerOfTwo(sequences.length));
     const rows = sequences.map((sequence): Row => {
       const more = sequence.drafts;
       return { sequence, more, end: sequence.tokens.length + more.length };
     });
-    const { logits, hidden } = this.#run(rows, batch, width, width);
+    const { logits, hidden } = this.#run(rows, batch, all, width);
     // Columns before a row's last token are not new: they are not drawn from.
     const drawRows = rows.flatMap(({ sequence, more }): (DrawRow | null)[] => [
       ...new Array<null>(ahead - more.length).fill(null),
@@ -210,7 +213,7 @@ export class Runner {
       return { sequence, more: newly[row]!.map(({ token }) => token), end };
     });
     const refused = counts.map((count, row) => newly[row]!.length - count);
-    const drafts = await this.#guessNext(hidden, guessRows, refused, batch, width);
+    const drafts = await this.#guessNext(hidden, guessRows, refused, batch, all);
     return newly.map((drawn, row) => ({
       drawn: drawn.slice(0, counts[row]),
       drafts: drafts[row] ?? [],
@@ -239,7 +242,7 @@ export class Runner {
 
   dispose(): void {
     disposeTree(this.#caches);
-    disposeTree(this.#mtpCache);
+    disposeTree(this.#mtpCaches);
     this.#forward.dispose();
     this.#guess.dispose();
     this.#sample.dispose();
@@ -261,7 +264,7 @@ export class Runner {
   }
 
   /**
-   * Guesses of the MTP module for each row, the first from the hidden state of its last certain token,
+   * Guesses of the MTP modules for each row, the first from the hidden state of its last certain token,
    * which stands `refused` columns before its last, and the token after it. None without speculation.
    */
   async #guessNext(
@@ -284,15 +287,15 @@ export class Runner {
       room: perRow(({ sequence }) => sequence.blocks.length * BLOCK_TOKENS),
     };
     const { ahead } = this.#options;
-    const { tokens, cache } = this.#guess(
+    const { tokens, caches } = this.#guess(
       this.#params,
       hidden,
       placed,
       from,
-      this.#mtpCache!,
+      this.#mtpCaches,
       ahead,
     );
-    this.#mtpCache = cache;
+    this.#mtpCaches = caches;
     hidden.dispose();
     disposeTree([placed, from]);
     const guesses = Array.from((await tokens.data()) as Int32Array);

@@ -8,15 +8,18 @@ import { config, engines, prompt } from "./testing/tiny.ts";
 
 const { params, make } = engines();
 
-/** Of 16 ids, a random MTP module guesses some right. */
-const few = { ...config, vocabSize: 16 };
+/** Of 16 ids, random MTP modules guess some right. */
+const few = { ...config, vocabSize: 16, numNextnPredictLayers: 2 };
 let small: ModelParams;
 beforeAll(() => {
   small = initParams(few, key(5));
 });
 afterAll(() => disposeTree(small));
-const makeSmall = (options: Partial<EngineOptions>) =>
-  make({ params: small, config: few, tokenizer: undefined as never, ...options });
+/** With one MTP module, or two. */
+const makeSmall = (options: Partial<EngineOptions>, modules = 1) => {
+  const params = { ...small, mtp: small.mtp.slice(0, modules) };
+  return make({ params, config: few, tokenizer: undefined as never, ...options });
+};
 
 const requests = [0, 1, 2, 3, 4].map((i): GenerationRequest => {
   const sampling = { temperature: i % 2, seed: i, frequencyPenalty: i === 4 ? 0.2 : 0 };
@@ -24,8 +27,8 @@ const requests = [0, 1, 2, 3, 4].map((i): GenerationRequest => {
   return { prompt: ids, maxTokens: 150, ignoreEos: true, ...sampling };
 });
 
-async function answers(options: Partial<EngineOptions>) {
-  const engine = makeSmall(options);
+async function answers(options: Partial<EngineOptions>, modules = 1) {
+  const engine = makeSmall(options, modules);
   const results = await Promise.all(requests.map((request) => engine.generate(request)));
   return { drawn: results.map(({ choices }) => choices[0]!.drawn), stats: engine.stats() };
 }
@@ -33,8 +36,14 @@ async function answers(options: Partial<EngineOptions>) {
 test("right guesses are taken, wrong ones are not, and the answer is the same", async () => {
   const plain = await answers({});
   expect(plain.stats).toMatchObject({ drafts: 0, acceptanceLength: 0 });
-  for (const drafts of [1, 2, 3]) {
-    const ahead = await answers({ speculate: true, drafts });
+  for (const [drafts, modules] of [
+    [1, 1],
+    [2, 1],
+    [3, 1],
+    [2, 2],
+    [3, 2],
+  ] as const) {
+    const ahead = await answers({ speculate: true, drafts }, modules);
     expect(ahead.drawn).toEqual(plain.drawn);
     const { stats } = ahead;
     expect(stats.acceptedDrafts).toBeGreaterThan(60);
@@ -42,41 +51,84 @@ test("right guesses are taken, wrong ones are not, and the answer is the same", 
     expect(stats.steps).toBeLessThan(plain.stats.steps);
     expect(stats.acceptanceLength).toBeGreaterThan(1);
     expect(stats.acceptanceLength).toBeLessThan(1 + drafts);
+    expect(stats.draftDepths.length).toBe(drafts);
+    const depths = stats.draftDepths.map(({ accepted }) => accepted);
+    expect(depths).toEqual(depths.toSorted((a, b) => b - a)); // none counts after a wrong one
+    expect(depths.reduce((a, b) => a + b)).toBe(stats.acceptedDrafts);
   }
+  const [one, two] = [await answers({ speculate: true }), await answers({ speculate: true }, 2)];
+  expect([one, two].map(({ stats }) => stats.draftDepths.length)).toEqual([1, 2]);
+
   const cramped = { speculate: true, maxContext: 200, cacheTokens: 320, maxPrefill: 24 };
-  const tight = await answers({ ...cramped, drafts: 3 });
-  expect(tight.drawn).toEqual(plain.drawn);
-  expect(tight.stats.preemptions).toBeGreaterThan(0);
+  for (const modules of [1, 2]) {
+    const tight = await answers({ ...cramped, drafts: 3 }, modules);
+    expect(tight.drawn).toEqual(plain.drawn);
+    expect(tight.stats.preemptions).toBeGreaterThan(0);
+  }
 }, 60_000);
 
-test("tokens behind guesses are distributed as the model says", async () => {
-  const start = [3, 1, 4, 1, 5];
-  const plain = makeSmall({});
-  const probabilities = async (prompt: number[]) => {
-    const request = { prompt, maxTokens: 1, logprobs: 16, ignoreEos: true };
-    const { top } = (await plain.generate(request)).choices[0]!.drawn[0]!;
-    return new Map(top.map(({ token, logprob }) => [token, Math.exp(logprob)]));
+test("two modules, prefix hits and formats go together", async () => {
+  const prefix = prompt(130, 9);
+  const two = { ...config, numNextnPredictLayers: 2 };
+  const params = initParams(two, key(8));
+  const format = {
+    type: "regex",
+    pattern: "(some|more) (words|text)( and (words|text))*",
+  } as const;
+  const ask = async (options: Partial<EngineOptions>) => {
+    const engine = make({ params, config: two, maxPrefill: 40, ...options });
+    const drawn = [];
+    for (const seed of [1, 2, 3]) {
+      const prompt = [...prefix, seed];
+      const { choices } = await engine.generate({ prompt, seed, maxTokens: 40, format, n: 2 });
+      drawn.push(choices);
+    }
+    return { drawn, stats: engine.stats() };
   };
-  // Of the second token, whatever the first is.
-  const expected = new Array<number>(16).fill(0);
-  for (const [first, p] of await probabilities(start)) {
-    for (const [second, q] of await probabilities([...start, first])) expected[second]! += p * q;
-  }
-  expect(expected.reduce((a, b) => a + b)).toBeCloseTo(1, 4);
-
-  const engine = makeSmall({ speculate: true, drafts: 2, maxRunning: 32, maxQueued: 2000 });
-  const counts = new Array<number>(16).fill(0);
-  const N = 1024;
-  const all = Array.from({ length: N / 128 }, (_, seed) =>
-    engine.generate({ prompt: start, n: 128, seed, maxTokens: 4, ignoreEos: true }),
-  );
-  for (const { choices } of await Promise.all(all)) {
-    for (const { tokens } of choices) counts[tokens[1]!]!++;
-  }
-  expect(engine.stats().acceptedDrafts).toBeGreaterThan(20);
-  const chiSquare = expected.reduce((sum, p, id) => sum + (counts[id]! - N * p) ** 2 / (N * p), 0);
-  expect(chiSquare).toBeLessThan(37.7); // 15 degrees of freedom, p = 0.001
+  const plain = await ask({});
+  const ahead = await ask({ speculate: true });
+  expect(ahead.drawn).toEqual(plain.drawn);
+  expect(ahead.stats.prefixHits).toBeGreaterThanOrEqual(2 * 128);
+  expect(ahead.stats.drafts).toBeGreaterThan(20);
+  disposeTree(params);
 }, 60_000);
+
+test.each([1, 2])(
+  "tokens behind guesses of %i modules are distributed as the model says",
+  async (modules) => {
+    const start = [3, 1, 4, 1, 5];
+    const plain = makeSmall({});
+    const probabilities = async (prompt: number[]) => {
+      const request = { prompt, maxTokens: 1, logprobs: 16, ignoreEos: true };
+      const { top } = (await plain.generate(request)).choices[0]!.drawn[0]!;
+      return new Map(top.map(({ token, logprob }) => [token, Math.exp(logprob)]));
+    };
+    // Of the second token, whatever the first is.
+    const expected = new Array<number>(16).fill(0);
+    for (const [first, p] of await probabilities(start)) {
+      for (const [second, q] of await probabilities([...start, first])) expected[second]! += p * q;
+    }
+    expect(expected.reduce((a, b) => a + b)).toBeCloseTo(1, 4);
+
+    const settings = { speculate: true, drafts: 2, maxRunning: 32, maxQueued: 2000 };
+    const engine = makeSmall(settings, modules);
+    const counts = new Array<number>(16).fill(0);
+    const N = 1024;
+    const all = Array.from({ length: N / 128 }, (_, seed) =>
+      engine.generate({ prompt: start, n: 128, seed, maxTokens: 4, ignoreEos: true }),
+    );
+    for (const { choices } of await Promise.all(all)) {
+      for (const { tokens } of choices) counts[tokens[1]!]!++;
+    }
+    expect(engine.stats().acceptedDrafts).toBeGreaterThan(20);
+    const chiSquare = expected.reduce(
+      (sum, p, id) => sum + (counts[id]! - N * p) ** 2 / (N * p),
+      0,
+    );
+    expect(chiSquare).toBeLessThan(37.7); // 15 degrees of freedom, p = 0.001
+  },
+  60_000,
+);
 
 test("speculation needs an MTP module, and a number of guesses that makes sense", () => {
   expect(() => make({ params: { ...params(), mtp: [] }, speculate: true })).toThrow(
