@@ -123,10 +123,10 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const streams = Math.min(n, STREAMS[m - 1] as number);
   const exact = reading(kernel, m * streams);
   const size = dtypeBytes(b.dtype);
-  // Columns of a stream, and of a task.
-  const run = Math.min(Math.ceil(n / (8 * streams)), Math.ceil(STREAM_BYTES / (k * size || 1)));
-  const columns = run * streams;
-  const groups = Math.ceil(n / columns);
+  // Each stream has its own stretch of columns, and a task a run of each: streams go on from task to task.
+  const stretch = Math.ceil(n / streams);
+  const run = Math.min(Math.ceil(stretch / 8), Math.ceil(STREAM_BYTES / (k * size || 1)));
+  const groups = Math.ceil(stretch / run);
   const madd = multiplyAdd(target);
   const reads = quick && reading(kernel, m * streams, quick);
   const rowOf = quick && reads && preparedRow(quick, k - (k % quick.chunk), reads.span);
@@ -165,7 +165,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
     }));
     f.for(task, args.begin, args.end, 1, () => {
       const matrix = f.keep(i32.divU(task, groups));
-      const first = f.keep(i32.mul(i32.remU(task, groups), columns));
+      const first = f.keep(i32.mul(i32.remU(task, groups), run));
       const base = matrixAddress(f, args, b, batch, matrix);
       const rows = matrixAddress(f, args, a, batch, matrix);
       const to = matrixAddress(f, args, out, batch, matrix);
@@ -301,11 +301,13 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
         }
       };
 
-      f.for(step, 0, i32.const(run), 1, () => {
+      const last = f.keep(i32.add(first, run));
+      f.if(i32.gtS(last, stretch), () => f.set(last, stretch));
+      f.for(step, first, last, 1, () => {
         for (const [stream, { column, scales: from }] of place.entries()) {
-          f.set(column, i32.add(i32.add(first, step), i32.const(stream * run)));
+          f.set(column, i32.add(step, i32.const(stream * stretch)));
           // Past the last column: the last one once more, which is not stored.
-          if (n % columns) f.if(i32.geS(column, n), () => f.set(column, n - 1));
+          if (n % streams) f.if(i32.geS(column, n), () => f.set(column, n - 1));
           if (!b.scale || !scales) continue;
           const own = i32.mul(i32.divU(column, b.scale.block[1]), 4 * b.scale.col);
           f.set(from, i32.add(scales, own));
@@ -323,9 +325,9 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
           if (unusable) f.if(unusable, () => sumUp(exact));
         } else sumUp(exact);
         for (const [stream, { column }] of place.entries()) {
-          const own = i32.add(i32.add(first, step), i32.const(stream * run));
+          const own = i32.add(step, i32.const(stream * stretch));
           const write = () => store(stream, column);
-          if (n % columns) f.if(i32.ltS(own, n), write);
+          if (n % streams) f.if(i32.ltS(own, n), write);
           else write();
         }
       });
