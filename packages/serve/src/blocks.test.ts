@@ -77,6 +77,8 @@ test("whatever comes, goes or is cancelled, no block is lost and every answer en
     priority: fc.integer({ min: -1, max: 1 }),
     at: fc.integer({ min: 0, max: 40 }),
     cancelled: fc.option(fc.integer({ min: 0, max: 60 }), { freq: 4 }),
+    /** Steps after which its reader falls behind, and for how many. */
+    deaf: fc.option(fc.tuple(fc.integer({ min: 0, max: 60 }), fc.integer({ min: 1, max: 60 }))),
   });
   const sizes = fc.record({
     blocks: fc.integer({ min: 6, max: 20 }), // one of the largest sequences fits
@@ -105,7 +107,16 @@ test("whatever comes, goes or is cancelled, no block is lost and every answer en
           scheduler.remove(sequence);
           alive.delete(sequence);
         }
+        for (const [sequence, { at, deaf }] of alive) {
+          if (deaf === null) continue;
+          const [from, length] = deaf;
+          sequence.paused = step >= at + from && step < at + from + length;
+        }
         const { prefill, decode } = scheduler.plan();
+        const planned = [...decode, ...prefill.map((chunk) => chunk.sequence)];
+        expect(planned.some(({ paused }) => paused)).toBe(false);
+        const ready = [...alive.keys()].some(({ paused }) => !paused);
+        expect(planned.length > 0).toBe(ready); // nobody waits for those who wait for their readers
         const budget = prefill.reduce((sum, { start, end }) => sum + end - start, 0);
         expect(budget).toBeLessThanOrEqual(sizes.maxPrefill);
         expect(scheduler.running).toBeLessThanOrEqual(sizes.maxRunning);

@@ -61,6 +61,8 @@ export interface EngineOptions {
 export interface EngineStats {
   readonly running: number;
   readonly waiting: number;
+  /** Answers of which so much is unread that they are not computed further until it is read. */
+  readonly paused: number;
   readonly blocks: number;
   /** Blocks that hold tokens of running answers. */
   readonly usedBlocks: number;
@@ -115,6 +117,8 @@ export class Engine {
   readonly #depths: { drafts: number; accepted: number }[];
   #loop: Promise<void> | null = null;
   #failure: Error | null = null;
+  /** Ends the sleep of a loop that has nothing to do. */
+  #wake: (() => void) | null = null;
 
   /** @throws RangeError for sizes that cannot be */
   constructor(options: EngineOptions) {
@@ -187,10 +191,12 @@ export class Engine {
     );
     const { signal } = request;
     const sequences: Sequence[] = [];
-    const generation = new Generation(n, prompt.length, () => {
+    const onEnd = () => {
       signal?.removeEventListener("abort", cancel);
       for (const s of sequences) if (this.#outputs.has(s)) this.#cancelled.add(s);
-    });
+      this.#wake?.();
+    };
+    const generation = new Generation(n, prompt.length, onEnd, () => this.#wake?.());
     const cancel = () => generation.fail(signal!.reason);
     signal?.addEventListener("abort", cancel, { once: true });
     for (let choice = 0; choice < n; choice++) {
@@ -204,6 +210,7 @@ export class Engine {
     }
     this.#promptTokens += prompt.length;
     this.#loop ??= this.#serve();
+    this.#wake?.();
     return generation;
   }
 
@@ -236,13 +243,15 @@ export class Engine {
   }
 
   stats(): EngineStats {
-    const { waiting, running, pool, preemptions, prefixQueries, prefixHits } = this.#scheduler;
+    const { waiting, paused, running, pool } = this.#scheduler;
+    const { preemptions, prefixQueries, prefixHits } = this.#scheduler;
     const sum = (what: "drafts" | "accepted") => this.#depths.reduce((n, d) => n + d[what], 0);
     // An answer that is checked has a first guess.
     const checks = this.#depths[0]?.drafts ?? 0;
     return {
       running,
       waiting,
+      paused,
       blocks: pool.size,
       usedBlocks: pool.used,
       steps: this.#steps,
@@ -273,6 +282,7 @@ export class Engine {
         await this.#step();
         this.#dropCancelled();
         await nextTask();
+        await this.#wanted();
         this.#dropCancelled();
       }
     } catch (error) {
@@ -280,6 +290,17 @@ export class Engine {
     } finally {
       this.#loop = null;
     }
+  }
+
+  /** Waits as long as every answer waits for its reader. */
+  async #wanted(): Promise<void> {
+    const idle = () => {
+      for (const [sequence, { generation }] of this.#outputs) sequence.paused = generation.behind;
+      const { running, waiting, paused } = this.#scheduler;
+      return running + waiting === 0 && paused > 0 && this.#cancelled.size === 0;
+    };
+    while (idle()) await new Promise<void>((resolve) => (this.#wake = resolve));
+    this.#wake = null;
   }
 
   async #step(): Promise<void> {
@@ -378,6 +399,7 @@ export class Engine {
       this.#drop(sequence);
       generation.fail(error);
     }
+    this.#wake?.();
   }
 }
 

@@ -38,7 +38,14 @@ export interface Choice {
   readonly stopped: string | number | null;
 }
 
-/** The answers to one request, as they are made. Iterate once; leaving the loop cancels the rest. */
+/** Tokens that wait to be read, for each answer of a request, before the engine stops making more. */
+export const MAX_UNREAD = 256;
+
+/**
+ * The answers to one request, as they are made. Iterate once; leaving the loop cancels the rest. Whoever
+ * does not read on gets no more than {@link MAX_UNREAD} tokens of an answer ahead: it pauses until half of
+ * them are read.
+ */
 export class Generation implements AsyncIterable<Delta> {
   readonly #waiting: Delta[] = [];
   readonly #promptTokens: number;
@@ -48,13 +55,26 @@ export class Generation implements AsyncIterable<Delta> {
   #completionTokens = 0;
   #failure: { readonly reason: unknown } | null = null;
   #wake: (() => void) | null = null;
+  readonly #mostUnread: number;
+  #behind = false;
   readonly #onEnd: () => void;
+  readonly #onRead: () => void;
 
-  /** `onEnd` is called once there is nothing more to give, or nobody left to take it. @internal */
-  constructor(choices: number, promptTokens: number, onEnd: () => void) {
+  /**
+   * `onEnd` is called once there is nothing more to give, or nobody left to take it; `onRead` when a reader
+   * that was behind is not any more. @internal
+   */
+  constructor(choices: number, promptTokens: number, onEnd: () => void, onRead: () => void) {
     this.#unfinished = choices;
     this.#promptTokens = promptTokens;
+    this.#mostUnread = MAX_UNREAD * choices;
     this.#onEnd = onEnd;
+    this.#onRead = onRead;
+  }
+
+  /** Whether so much waits to be read that nothing is to be added. @internal */
+  get behind(): boolean {
+    return this.#behind;
   }
 
   /**
@@ -78,6 +98,7 @@ export class Generation implements AsyncIterable<Delta> {
     try {
       while (true) {
         const delta = this.#waiting.shift();
+        this.#caughtUp();
         if (delta) yield delta;
         else if (this.#failure) throw this.#failure.reason;
         else if (this.#unfinished === 0) return;
@@ -121,6 +142,7 @@ export class Generation implements AsyncIterable<Delta> {
     }
     this.#completionTokens++;
     this.#waiting.push(delta);
+    this.#behind ||= this.#waiting.length >= this.#mostUnread;
     if (delta.finishReason !== null && --this.#unfinished === 0) this.#onEnd();
     this.#wake?.();
   }
@@ -132,5 +154,11 @@ export class Generation implements AsyncIterable<Delta> {
     this.#waiting.length = 0;
     this.#onEnd();
     this.#wake?.();
+  }
+
+  #caughtUp(): void {
+    if (!this.#behind || this.#waiting.length > this.#mostUnread / 2) return;
+    this.#behind = false;
+    this.#onRead();
   }
 }

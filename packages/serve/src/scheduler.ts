@@ -5,7 +5,7 @@
  *
  * When blocks run out, the last and least important running sequence gives its own back and waits at
  * its old place; its tokens are computed again later, as one prompt (vLLM, SOSP 2023, section 4.5). So
- * do those of less priority when a more important one finds no place.
+ * do those of less priority when a more important one finds no place, and those whose readers are behind.
  */
 import { BlockPool } from "./blocks.ts";
 import type { Sequence } from "./sequence.ts";
@@ -49,7 +49,12 @@ export class Scheduler {
   }
 
   get waiting(): number {
-    return this.#waiting.length;
+    return this.#waiting.length - this.paused;
+  }
+
+  /** Those that wait for their readers. */
+  get paused(): number {
+    return this.#waiting.filter(({ paused }) => paused).length;
   }
 
   get running(): number {
@@ -73,6 +78,7 @@ export class Scheduler {
 
   /** The next step's work. Blocks for all of it are taken, and count as computed. */
   plan(): Plan {
+    for (const sequence of this.#running.filter(({ paused }) => paused)) this.#setAside(sequence);
     this.#giveWay();
     const decode: Sequence[] = [];
     for (const sequence of this.#running.filter((s) => s.decoding).sort(order)) {
@@ -121,7 +127,7 @@ export class Scheduler {
 
   /** Those of less priority wait if else the first of the queue would have to, the last of them first. */
   #giveWay(): void {
-    const [urgent] = this.#waiting;
+    const urgent = this.#next();
     if (urgent === undefined) return;
     const victims = this.#running.filter(({ priority }) => priority > urgent.priority).sort(order);
     const held = victims.reduce((sum, { blocks }) => sum + blocks.length, 0);
@@ -131,25 +137,34 @@ export class Scheduler {
     while (isFull() && victims.length > 0) this.#preempt(victims.pop()!);
   }
 
-  /** Takes a sequence's blocks; it waits at its old place. */
   #preempt(victim: Sequence): void {
-    this.#running.splice(this.#running.indexOf(victim), 1);
-    victim.release(this.pool);
-    victim.preemptions++;
+    this.#setAside(victim);
     this.preemptions++;
-    this.add(victim);
+  }
+
+  /** Takes a sequence's blocks; it waits at its old place. */
+  #setAside(sequence: Sequence): void {
+    this.#running.splice(this.#running.indexOf(sequence), 1);
+    sequence.release(this.pool);
+    sequence.preemptions++;
+    this.add(sequence);
+  }
+
+  /** The first of the queue that can go on. */
+  #next(): Sequence | undefined {
+    return this.#waiting.find(({ paused }) => !paused);
   }
 
   /** Starts the first of the queue, if there is a place and room for all its tokens. */
   #admit(): boolean {
-    const [sequence] = this.#waiting;
+    const sequence = this.#next();
     if (sequence === undefined || this.#running.length >= this.#options.maxRunning) return false;
     sequence.reuse(this.pool);
     if (sequence.missing(sequence.tokens.length) > this.pool.free) {
       sequence.release(this.pool);
       return false;
     }
-    this.#waiting.shift();
+    this.#waiting.splice(this.#waiting.indexOf(sequence), 1);
     this.#running.push(sequence);
     sequence.extend(this.pool, sequence.tokens.length);
     this.prefixQueries += sequence.tokens.length;

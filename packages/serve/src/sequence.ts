@@ -24,6 +24,9 @@ export class Sequence {
   computed = 0;
   /** Tokens of the prompt that were found in the cache when it was computed first. */
   cachedTokens = 0;
+  /** Whether its reader is behind, so that it is not to be computed for now. */
+  paused = false;
+  /** Times that it gave its blocks back before it was whole. */
   preemptions = 0;
   /** Log-probabilities of the prompt's tokens, as far as they are known; null: nobody asks for them. */
   readonly scores: (Drawn | null)[] | null;
