@@ -45,7 +45,7 @@ const COUNTERS = [
 ] as const;
 
 type Counted = (typeof COUNTERS)[number][2];
-type Counts = { readonly [key in Counted]?: number };
+type Counts = { readonly [key in Counted]?: number } & Partial<Pick<EngineStats, "draftDepths">>;
 
 /** What is counted of one model. */
 export class Metrics {
@@ -54,6 +54,7 @@ export class Metrics {
   readonly requestLatency: Histogram = new Histogram();
   readonly finished = new Map<string, number>();
   readonly #kept = new Map<Counted, number>();
+  #keptDepths: readonly number[] = [];
 
   /** An answer ended: `stop`, `length`, `abort` or `error`. */
   finish(reason: string): void {
@@ -66,6 +67,7 @@ export class Metrics {
       const count = this.count(key, counts);
       if (count !== null) this.#kept.set(key, count);
     }
+    this.#keptDepths = this.rightGuesses(counts);
   }
 
   /** Of all engines that the model has had; null if nobody counts it. */
@@ -73,6 +75,16 @@ export class Metrics {
     const now = stats?.[key];
     const kept = this.#kept.get(key);
     return now === undefined && kept === undefined ? null : (now ?? 0) + (kept ?? 0);
+  }
+
+  /** Tokens guessed right by how far ahead, of all engines that the model has had. */
+  rightGuesses(stats: Counts | null): number[] {
+    const depths = stats?.draftDepths ?? [];
+    const length = Math.max(depths.length, this.#keptDepths.length);
+    return Array.from(
+      { length },
+      (_, i) => (depths[i]?.accepted ?? 0) + (this.#keptDepths[i] ?? 0),
+    );
   }
 }
 
@@ -156,6 +168,8 @@ export function exposeModels(out: Exposition, series: readonly Series[]): void {
     out.family(`vllm:${name}`, "gauge", help, each(value));
   gauge("num_requests_running", "Answers being computed.", ({ stats }) => stats?.running);
   gauge("num_requests_waiting", "Answers waiting.", ({ stats }) => stats?.waiting);
+  const paused = each(({ stats }) => stats?.paused);
+  out.family("dsv3:num_requests_paused", "gauge", "Answers waiting for their readers.", paused);
   gauge("kv_cache_usage_perc", "Share of cache blocks in use, 0 to 1.", ({ stats }) =>
     stats?.blocks === undefined ? undefined : stats.usedBlocks! / stats.blocks,
   );
@@ -163,6 +177,18 @@ export function exposeModels(out: Exposition, series: readonly Series[]): void {
     const counts = each(({ metrics, stats }) => metrics?.count(key, stats));
     out.family(`vllm:${name}`, "counter", help, counts);
   }
+  const guessed = series.flatMap(({ label, metrics, stats }) =>
+    (metrics?.rightGuesses(stats) ?? []).map((count, i): [string, number] => [
+      `${label},position="${i}"`,
+      count,
+    ]),
+  );
+  out.family(
+    "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+    "counter",
+    "Tokens guessed right, by how far ahead.",
+    guessed,
+  );
   const ended = series.flatMap(({ label, metrics }) =>
     Array.from(metrics?.finished ?? [], ([reason, count]): [string, number] => {
       return [`${label},finished_reason=${JSON.stringify(reason)}`, count];
