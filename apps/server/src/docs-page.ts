@@ -1,14 +1,17 @@
 /** The OpenAPI document as a page to read: one file, no scripts, nothing from elsewhere. */
 import { createHash } from "node:crypto";
 import { html, raw } from "hono/html";
-import type { JsonSchema, OpenApi, Operation } from "./openapi.ts";
+import { eventsOf, type Row, rowsOf } from "./docs-words.ts";
+import type { OpenApi, Operation } from "./openapi.ts";
 
 const STYLE = `
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 60rem; margin: 0 auto; padding: 2rem 1rem 6rem; }
 h2 { margin: 3rem 0 0; font-size: 1.1rem; overflow-wrap: anywhere; }
 h2 b, nav b { display: inline-block; min-width: 3rem; font-size: 0.75rem; letter-spacing: 0.05em; }
+h3 { margin: 1.5rem 0 0.25rem; font-size: 0.875rem; }
 p { margin: 0.25rem 0 0.75rem; }
+.failures { list-style: none; margin: 0; padding: 0; }
 nav ul { list-style: none; padding: 0; columns: 20rem; }
 nav a { text-decoration: none; }
 nav a:hover, nav a:focus-visible { text-decoration: underline; }
@@ -72,75 +75,42 @@ function link({ method, paths: [path] }: Section): Markup {
 }
 
 function article(
-  { method, paths, operation: { summary, requestBody } }: Section,
+  { method, paths, operation: { summary, requestBody, responses } }: Section,
   { schemas }: OpenApi["components"],
 ): Markup {
   const [path, ...others] = paths.map((path) => html`<code id="${method}${path}">${path}</code>`);
   const also = others.map((other, i) => html`${i === 0 ? "Also at " : ", "}${other}`);
-  const name = /"#\/components\/schemas\/(\w+)"/.exec(JSON.stringify(requestBody ?? ""))?.[1];
+  const request = requestBody?.content["application/json"]?.schema;
+  const answer = responses[200]?.content["application/json"]?.schema;
+  const event = responses[200]?.content["text/event-stream"]?.schema;
   return html`<article>
 <h2><b>${method.toUpperCase()}</b> ${path!}</h2>
 <p>${summary}. ${also}</p>
-${name === undefined ? "" : fields(schemas[name]!)}
+${request ? table("Request", "What it may be", rowsOf(request, schemas)) : ""}
+${answer ? table("Answer", "What it is", rowsOf(answer, schemas, true)) : ""}
+${event ? table("Events, with stream: true", "What each holds", eventsOf(event, schemas)) : ""}
+${failures(responses)}
 </article>
 `;
 }
 
-/** A table of what a request may hold; of several kinds of request, what any may. */
-function fields(schema: JsonSchema): Markup {
-  const kinds = (schema.anyOf ?? [schema]) as JsonSchema[];
-  const rows = new Map<string, { of: JsonSchema; required: boolean }>();
-  for (const kind of kinds) {
-    for (const [name, of] of Object.entries(kind.properties ?? {})) {
-      const required = kinds.every((one) => one.required?.includes(name));
-      rows.set(name, { of: of as JsonSchema, required });
-    }
-  }
-  const row = ([name, { of, required }]: [string, { of: JsonSchema; required: boolean }]) =>
-    html`<tr><td><code>${name}</code></td><td>${typeOf(of)}${required ? ", required" : ""}</td><td>${of.description ?? ""}</td></tr>
+function table(title: string, what: string, rows: readonly Row[]): Markup {
+  const line = ({ name, type, description }: Row) =>
+    html`<tr><td><code>${name}</code></td><td>${type}</td><td>${description}</td></tr>
 `;
-  return html`<div class="fields" tabindex="0"><table>
-<thead><tr><th scope="col">Field</th><th scope="col">What it may be</th><th scope="col">What it does</th></tr></thead>
-<tbody>${[...rows].map(row)}</tbody>
+  return html`<h3>${title}</h3>
+<div class="fields" tabindex="0"><table>
+<thead><tr><th scope="col">Field</th><th scope="col">${what}</th><th scope="col">${title === "Request" ? "What it does" : "What it means"}</th></tr></thead>
+<tbody>${rows.map(line)}</tbody>
 </table></div>`;
 }
 
-/** A schema in words: "number from 0 to 2", "list of texts, 16 at most". */
-function typeOf(schema: JsonSchema): string {
-  const { anyOf, oneOf, enum: values, const: constant, type } = schema;
-  const several = anyOf ?? oneOf;
-  if (several) {
-    const kinds = (several as JsonSchema[]).filter((one) => one.type !== "null").map(typeOf);
-    return [...new Set(kinds)].join(" or ");
-  }
-  if (values) return values.map((value) => JSON.stringify(value)).join(", ");
-  if (constant !== undefined) return JSON.stringify(constant);
-  const [only] = [type].flat().filter((one) => one !== "null");
-  switch (only) {
-    case "number":
-    case "integer":
-      return `${only === "integer" ? "whole number" : "number"}${range(schema)}`;
-    case "string":
-      return `text${schema.maxLength === undefined ? "" : `, ${schema.maxLength} characters at most`}`;
-    case "array":
-      return `list of ${typeOf((schema.items ?? {}) as JsonSchema)}${
-        schema.maxItems === undefined ? "" : `, ${schema.maxItems} at most`
-      }`;
-    case "boolean":
-      return "true or false";
-    case "object": {
-      const names = Object.keys(schema.properties ?? {});
-      return names.length === 0 ? "object" : `{ ${names.join(", ")} }`;
-    }
-    default:
-      return "anything";
-  }
-}
-
-function range({ minimum, maximum }: JsonSchema): string {
-  const low = minimum === Number.MIN_SAFE_INTEGER ? undefined : minimum;
-  const high = maximum === Number.MAX_SAFE_INTEGER ? undefined : maximum;
-  if (low !== undefined && high !== undefined) return ` from ${low} to ${high}`;
-  if (low !== undefined) return `, ${low} at least`;
-  return high === undefined ? "" : `, ${high} at most`;
+function failures(responses: Operation["responses"]): Markup | string {
+  const list = Object.entries(responses).filter(([status]) => status !== "200");
+  if (list.length === 0) return "";
+  const one = ([status, { description }]: (typeof list)[number]) =>
+    html`<li><b>${status}</b> ${description}</li>
+`;
+  return html`<h3>Failures</h3>
+<ul class="failures">${list.map(one)}</ul>`;
 }

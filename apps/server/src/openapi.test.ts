@@ -1,5 +1,6 @@
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { expect, test } from "vitest";
+import { MODEL_ROUTES } from "./routes.ts";
 import { tiny } from "./testing/tiny.ts";
 
 const make = tiny();
@@ -48,7 +49,7 @@ test("schemas in it are those that requests are checked by: every number has bou
     }
     for (const [key, inner] of Object.entries(value)) visit(inner, `${place}.${key}`);
   };
-  for (const [name, schema] of Object.entries(components.schemas)) visit(schema, name);
+  for (const { name } of MODEL_ROUTES) visit(components.schemas[`${name}Request`], name);
   expect(unbounded).toEqual([]);
 });
 
@@ -67,5 +68,19 @@ test("the page shows every route and field, runs no script and loads nothing", a
     expect(page).toContain(`<td><code>${field}</code></td>`);
   }
   expect(page).toContain("<td><code>stream</code></td><td>true or false</td>");
-  expect(page).not.toMatch(/<script|https?:\/\/|src=/);
+  for (const field of ["choices[].message.reasoning_content", "data[].embedding", "upstreams"]) {
+    expect(page).toContain(`<td><code>${field}</code></td>`);
+  }
+  for (const [event, holds] of [
+    ["message_start", "message"],
+    [
+      "response.output_text.delta",
+      "item_id, output_index, content_index, delta, logprobs, sequence_number",
+    ],
+    ["choices[].delta.content", "text"],
+  ]) {
+    expect(page).toContain(`<td><code>${event}</code></td><td>${holds}</td>`);
+  }
+  expect(page).toContain("<li><b>429</b> too many wait");
+  expect(page).not.toMatch(/undefined|\[object|<script|https?:\/\/|src=/);
 });

@@ -1,6 +1,7 @@
 /** The routes that tell of the server, and need neither a body nor a loaded model. */
 import { readFileSync } from "node:fs";
 import type { Context } from "hono";
+import { modelAnswer, modelsAnswer, stateAnswer } from "./answer-schemas.ts";
 import { DOCS_HEADERS, docsPage } from "./docs-page.ts";
 import type { Gateway } from "./gateway/gateway.ts";
 import { Exposition, exposeModels, seriesOf } from "./metrics.ts";
@@ -56,11 +57,13 @@ export function plainRoutes(
     {
       path: `${prefix}/models`,
       summary: "The models that can be asked for",
+      answer: modelsAnswer,
       handle: (c) => c.json({ object: "list", data: entries() }),
     },
     {
       path: `${prefix}/models/{name}`,
       summary: "One of them",
+      answer: modelAnswer,
       handle: (c) => c.json(entry(c.req.param("name")!)),
     },
   ];
@@ -68,12 +71,15 @@ export function plainRoutes(
     {
       path: "/health",
       summary: "Whether the server is there",
+      answer: stateAnswer,
       open: true,
       handle: (c) => c.json({ status: "ok" }),
     },
     {
       path: "/ready",
       summary: "Whether it takes requests; 503 while it stops, or no engine is well",
+      answer: stateAnswer,
+      statuses: [200, 503],
       open: true,
       handle: (c) => {
         const told = state();

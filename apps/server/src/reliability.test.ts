@@ -115,7 +115,9 @@ test("every number of every route has a range, and what is outside is refused by
   ).json()) as { components: { schemas: Record<string, { properties?: object }> } };
   let tried = 0;
   for (const { name, paths } of MODEL_ROUTES) {
-    for (const [field, schema] of Object.entries(components.schemas[name]!.properties ?? {})) {
+    for (const [field, schema] of Object.entries(
+      components.schemas[`${name}Request`]!.properties ?? {},
+    )) {
       const kinds = [schema, ...(schema.anyOf ?? [])];
       const number = kinds.find(({ type }) => type === "number" || type === "integer");
       if (!number) continue;
