@@ -435,6 +435,9 @@ export const MATRIX_CASES: readonly (() => Case)[] = [
   () => grouped("x·w", 64, 512, 7168, 2048),
   () => grouped("x·wᵀ", 64, 512, 2048, 7168),
   () => grouped("x·wᵀ", 64, 512, 1024, 2048),
+  () => grouped("x·wᵀ", 64, 1536, 1024, 384),
+  () => grouped("x·wᵀ", 64, 1536, 384, 1024),
+  () => grouped("x·wᵀ", 64, 3, 1024, 384),
   () => grouped("xᵀ·y", 32, 512, 7168, 2048),
   () => grouped("xᵀ·y", 32, 512, 7168, 2048, { out: "f32" }),
   () => grouped("x·wᵀ", 128, 8, 7168, 2048),
@@ -442,5 +445,8 @@ export const MATRIX_CASES: readonly (() => Case)[] = [
   () => grouped("x·wᵀ", 256, 8, 7168, 2048, { f8: true }),
   () => vector(1, 18_432, 7168),
   () => vector(8, 18_432, 7168),
+  () => vector(32, 18_432, 7168),
+  () => vector(32, 1024, 1024),
+  () => vector(64, 384, 1024),
   () => vector(1, 7168, 18_432),
 ];

@@ -207,7 +207,10 @@ function wrap(key: string, { source, launches }: Source): string {
   return [
     ...names.map((name) => `#define ${name} ${prefix}${name}`),
     `namespace ${prefix} {`,
-    source.replace(KERNEL_HEAD, "$& after_previous();"),
+    // Kernels that call it themselves do something before.
+    source.includes("after_previous()")
+      ? source
+      : source.replace(KERNEL_HEAD, "$& after_previous();"),
     "}",
     ...names.map((name) => `#undef ${name}`),
   ].join("\n");

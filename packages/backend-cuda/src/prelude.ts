@@ -29,8 +29,11 @@ DEVICE void after_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
+// Memory that may be read soon, written by kernels before this one or not: the cache is the whole chip's.
+DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
 #else
 DEVICE void after_previous() {}
+DEVICE void prefetch(const void*) {}
 #endif
 `;
 

@@ -15,8 +15,8 @@ import {
   expandDims,
   gt,
   iota,
-  linear,
   lt,
+  matmul,
   max,
   mean,
   mul,
@@ -43,7 +43,7 @@ export type Routing = {
 
 /** Picks K experts for each row of x [N, D], and what each counts. */
 export function route(p: MoeParams, x: Tensor, c: MoeConfig): Routing {
-  const logits = linear(cast(x, "f32"), p.gate); // [N, E]
+  const logits = matmul(x, p.gate, { transposeB: true, dtype: "f32" }); // [N, E]
   const scores = c.scoringFunc === "sigmoid" ? sigmoid(logits) : softmax(logits); // eq. 15
 
   // The bias takes part in the picking (eq. 16) and in nothing else.

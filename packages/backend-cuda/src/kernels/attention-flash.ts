@@ -1,8 +1,8 @@
 /**
  * Attention forward on Hopper's tensor cores, bf16 in and out, f32 in between.
  *
- * A block owns 128 queries of one head: two warpgroups of 64 rows each that compute, and one that
- * copies key and value tiles into two stages of shared memory. The online softmax (Milakov &
+ * A block owns 128 or 192 queries of one head: two or three warpgroups of 64 rows each that compute,
+ * and one that copies key and value tiles into two stages of shared memory. The online softmax (Milakov &
  * Gimelshein 2018; tiled as in FlashAttention-2, Dao 2023) of one tile runs while the tensor cores
  * multiply the previous tile's probabilities with its values (FlashAttention-3, Shah et al. 2024).
  * Blocks are ordered so that concurrent ones share keys in the L2 cache, the longest first.
@@ -17,7 +17,9 @@ import {
   isEmpty,
   masks,
   shapeConstants,
+  TURNS,
   viewArg,
+  warpgroups,
 } from "./attention-shape.ts";
 import { constants, hopper, roundUp, type Tile, tile } from "./hopper.ts";
 
@@ -56,22 +58,23 @@ interface Plan {
   readonly k: Tile;
   readonly v: Tile;
   readonly shared: number;
+  readonly warps: ReturnType<typeof warpgroups>;
 }
 
 const STAGES = 2;
-const ROWS = 128;
 
 /** Tile sizes that fit in shared memory and registers, or undefined. */
 function plan(k: AttentionKernel, device: DeviceInfo): Plan | undefined {
   for (const keys of [128, 64]) {
-    const q = tile(ROWS, k.qkWidth);
     const kt = tile(keys, k.qkWidth);
     const v = tile(keys, k.vWidth);
-    const shared = q.bytes + STAGES * (kt.bytes + v.bytes) + 128;
     // Accumulators: output, scores and packed probabilities of one thread.
     const registers = v.width / 2 + keys / 2 + keys / 4;
+    const warps = warpgroups(registers);
+    const q = tile(64 * warps.groups, k.qkWidth);
+    const shared = q.bytes + STAGES * (kt.bytes + v.bytes) + 128;
     if (shared <= device.sharedPerBlock && registers <= 176 && v.width <= 256)
-      return { q, k: kt, v, shared };
+      return { q, k: kt, v, shared, warps };
   }
   return undefined;
 }
@@ -85,7 +88,8 @@ export function flashAttention(k: AttentionKernel, device: DeviceInfo): Lowered 
   const p = plan(k, device);
   if (!p) return undefined;
 
-  const rowTiles = Math.ceil(k.queries / ROWS);
+  const { groups, take, give } = p.warps;
+  const rowTiles = Math.ceil(k.queries / p.q.rows);
   const heads = k.batch * k.heads;
   // As many heads side by side as have their keys and values in about half the L2 cache.
   const bytesPerHead = (k.keys * (k.qkWidth + k.vWidth) * 2 * k.keyHeads) / k.heads;
@@ -94,7 +98,7 @@ export function flashAttention(k: AttentionKernel, device: DeviceInfo): Lowered 
   const segment = mask.sameSegment("b", "s", "own[i >> 1 & 1]");
 
   const source = `${hopper([p.k.rows, p.v.width])}${shapeConstants(k)}${constants({
-    BM: ROWS,
+    BM: p.q.rows,
     BN: p.k.rows,
     QK: p.q.width,
     QK_PANEL: p.k.panel,
@@ -110,8 +114,8 @@ export function flashAttention(k: AttentionKernel, device: DeviceInfo): Lowered 
     ALL_HEADS: heads,
     TOGETHER: together,
   })}constexpr f32 SCALE_LOG2 = ${f32(k.scale * Math.LOG2E)}, SCALE = ${f32(k.scale)};
-${HEAD_MAP}${ONLINE_SOFTMAX}
-extern "C" __global__ void __launch_bounds__(384, 1) attention(const bf16* __restrict__ q, const bf16* __restrict__ k,
+${HEAD_MAP}${TURNS}${ONLINE_SOFTMAX}
+extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention(const bf16* __restrict__ q, const bf16* __restrict__ k,
     const bf16* __restrict__ v, bf16* __restrict__ out, f32* __restrict__ lse${mask.params}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
@@ -132,14 +136,14 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention(const bf16* __res
   Ring<STAGES> kr(q_full + 8), vr(q_full + 8 + 16 * STAGES);
   if (threadIdx.x == 0) {
     barrier_init(q_full, 128);
-    kr.init(128, 8);
-    vr.init(128, 8);
+    kr.init(128, ${4 * groups});
+    vr.init(128, ${4 * groups});
     fence_async();
   }
   __syncthreads();
 
   if (group == 0) { // copies
-    registers_give<40>();
+    registers_give<${give}>();
     if (tiles > 0) {
       copy_tile<BM, QK_WIDTH, QK, QK_PANEL, 128>(shared, thread, q, [&](int r) {
         return q0 + r < QUERIES ? q + ${at(k.q, "b", "q0 + r", "h")} : nullptr; });
@@ -161,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention(const bf16* __res
     }
     copies_wait_all();
   } else { // computes 64 rows
-    registers_take<232>();
+    registers_take<${take}>();
     const int lane = thread & 31;
     const int row = (group - 1) * 64 + (thread >> 5) * 16 + (lane >> 2); // and row + 8
     const int t[2] = {q0 + row, q0 + row + 8};
@@ -198,10 +202,13 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention(const bf16* __res
     };
     const auto release = [&](u32 bar) { if (lane == 0) barrier_arrive(bar); };
 
+    const Turns<${groups}> turns(group - 1);
     if (tiles > 0) {
       wait_tile(q_full, 0);
       kr.wait_full();
+      turns.take();
       scores();
+      turns.pass();
       wgmma_wait<0>();
       pin(s);
       release(kr.empty());
@@ -210,9 +217,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention(const bf16* __res
       to_operand(s, p);
       for (--j; j >= 0; --j) {
         kr.wait_full();
-        scores();
         vr.wait_full();
+        turns.take();
+        scores();
         values();
+        turns.pass();
         wgmma_wait<1>();
         pin(s);
         release(kr.empty());
@@ -251,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention(const bf16* __res
       {
         entry: "attention",
         grid: [rowTiles * heads],
-        block: [384],
+        block: [128 * (groups + 1)],
         shared: roundUp(p.shared, 16),
         args: [
           viewArg(k.q, 2),

@@ -21,11 +21,12 @@ import {
   isEmpty,
   masks,
   shapeConstants,
+  TURNS,
   viewArg,
+  warpgroups,
 } from "./attention-shape.ts";
 import { constants, hopper, roundUp, tile } from "./hopper.ts";
 
-const OWN = 128; // rows that a block owns
 const WALK = 64; // rows of a tile that it walks over
 
 // Waits for a stage and multiplies 64 × WALK: d = a bᵀ over WIDTH columns, left running.
@@ -64,10 +65,14 @@ export function flashAttentionGrad(
     !narrow
   )
     return undefined;
-  const ownQk = tile(OWN, k.qkWidth);
-  const ownV = tile(OWN, k.vWidth);
   const qk = tile(WALK, k.qkWidth);
   const v = tile(WALK, k.vWidth);
+  // Accumulators of a thread: sums, two tiles of 64 × WALK (one and dv in the second pass), p or ds.
+  const registers = qk.width / 2 + Math.max(WALK, v.width / 2 + WALK / 2) + WALK / 4;
+  const { groups, take, give } = warpgroups(registers);
+  const OWN = 64 * groups; // rows that a block owns
+  const ownQk = tile(OWN, k.qkWidth);
+  const ownV = tile(OWN, k.vWidth);
   if (qk.width + v.width > 320 || qk.width > 256) return undefined;
   const statistics = 2 * WALK * 4;
   const stageBytes = roundUp(qk.bytes + v.bytes + statistics, 1024);
@@ -104,7 +109,7 @@ export function flashAttentionGrad(
     BARS: shared - 128,
     PADDED: padded,
   })}constexpr f32 SCALE_LOG2 = ${f32(k.scale * Math.LOG2E)}, SCALE = ${f32(k.scale)};
-${HEAD_MAP}${PRODUCTS}${gradStatistics(k, padded, Math.LOG2E)}
+${HEAD_MAP}${TURNS}${PRODUCTS}${gradStatistics(k, padded, Math.LOG2E)}
 // The block's tile (of \`tiles\`, first ones first) and head: concurrent blocks share heads.
 struct Place { int tile, head; };
 DEVICE Place place(int tiles, int heads, int together) {
@@ -113,7 +118,7 @@ DEVICE Place place(int tiles, int heads, int together) {
   return {in_set / set_size, set * together + in_set % set_size};
 }
 
-extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_q(const bf16* __restrict__ q, const bf16* __restrict__ k,
+extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention_grad_q(const bf16* __restrict__ q, const bf16* __restrict__ k,
     const bf16* __restrict__ v, const bf16* __restrict__ dout, const f32* __restrict__ stat_lse, const f32* __restrict__ stat_delta,
     bf16* __restrict__ dq${mask.params}) {
   extern __shared__ __align__(1024) u8 memory[];
@@ -131,13 +136,13 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_q(const bf16
   Ring<STAGES> ring(own_full + 8);
   if (threadIdx.x == 0) {
     barrier_init(own_full, 128);
-    ring.init(128, 8);
+    ring.init(128, ${4 * groups});
     fence_async();
   }
   __syncthreads();
 
   if (group == 0) { // copies
-    registers_give<40>();
+    registers_give<${give}>();
     const auto row = [&](int r) { return q0 + r < QUERIES; };
     copy_tile<OWN, QK_WIDTH, QK, QK_PANEL, 128>(shared, thread, q, [&](int r) {
       return row(r) ? q + ${at(k.q, "b", "q0 + r", "h")} : nullptr; });
@@ -158,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_q(const bf16
     }
     copies_wait_all();
   } else { // computes dq of 64 queries
-    registers_take<232>();
+    registers_take<${take}>();
     const int lane = thread & 31;
     const int row = (group - 1) * 64 + (thread >> 5) * 16 + (lane >> 2);
     const int t[2] = {q0 + row, q0 + row + 8};
@@ -174,12 +179,15 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_q(const bf16
     const u64 q_desc = k_major<QK_PANEL>(shared + (group - 1) * 64 * QK_PANEL * 2);
     const u64 dout_desc = k_major<V_PANEL>(shared + OWN_V_AT + (group - 1) * 64 * V_PANEL * 2);
     u32 held_empty = 0; // the stage that the running product still reads
+    const Turns<${groups}> turns(group - 1);
     wait_tile(own_full, 0);
+    turns.take();
     for (int j = tiles - 1; j >= 0; --j) {
       const u32 stage = shared + STAGES_AT + ring.stage * STAGE_BYTES;
       ring.wait_full();
       scores<QK, QK_PANEL>(s, q_desc, stage);
       scores<V, V_PANEL>(dp, dout_desc, stage + V_AT);
+      turns.pass();
       wgmma_wait<1>();
       pin(s);
       pin(sum);
@@ -200,10 +208,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_q(const bf16
       #pragma unroll
       for (int i = 0; i < WALK / 2; ++i) s[i] *= dp[i] - delta[i >> 1 & 1];
       to_operand(s, ds);
+      turns.take();
       accumulate<QK_PANEL>(sum, ds, stage);
       held_empty = ring.empty();
       ring.next();
     }
+    turns.pass();
     wgmma_wait<0>();
     pin(sum);
     store_rows(sum, t[0] < QUERIES ? dq + ${at(k.dq, "b", "t[0]", "h")} : nullptr,
@@ -211,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_q(const bf16
   }
 }
 
-extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_kv(const bf16* __restrict__ q, const bf16* __restrict__ k,
+extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention_grad_kv(const bf16* __restrict__ q, const bf16* __restrict__ k,
     const bf16* __restrict__ v, const bf16* __restrict__ dout, const f32* __restrict__ stat_lse, const f32* __restrict__ stat_delta,
     bf16* __restrict__ dk, bf16* __restrict__ dv${mask.params}) {
   extern __shared__ __align__(1024) u8 memory[];
@@ -228,13 +238,13 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_kv(const bf1
   Ring<STAGES> ring(own_full + 8);
   if (threadIdx.x == 0) {
     barrier_init(own_full, 128);
-    ring.init(128, 8);
+    ring.init(128, ${4 * groups});
     fence_async();
   }
   __syncthreads();
 
   if (group == 0) { // copies
-    registers_give<24>();
+    registers_give<${groups === 3 ? give : 24}>();
     copy_tile<OWN, QK_WIDTH, QK, QK_PANEL, 128>(shared, thread, q, [&](int r) {
       return s0 + r < length ? k + ${at(k.k, "b", "s0 + r", "kh")} : nullptr; });
     copy_tile<OWN, V_WIDTH, V, V_PANEL, 128>(shared + OWN_V_AT, thread, q, [&](int r) {
@@ -258,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_kv(const bf1
     }
     copies_wait_all();
   } else { // computes dk and dv of 64 keys
-    registers_take<240>();
+    registers_take<${groups === 3 ? take : 240}>();
     const int lane = thread & 31;
     const int row = (group - 1) * 64 + (thread >> 5) * 16 + (lane >> 2);
     const int key[2] = {s0 + row, s0 + row + 8};
@@ -271,12 +281,15 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_kv(const bf1
     const u64 k_desc = k_major<QK_PANEL>(shared + (group - 1) * 64 * QK_PANEL * 2);
     const u64 v_desc = k_major<V_PANEL>(shared + OWN_V_AT + (group - 1) * 64 * V_PANEL * 2);
     u32 held_empty = 0;
+    const Turns<${groups}> turns(group - 1);
     wait_tile(own_full, 0);
+    turns.take();
     for (int h = h_begin; h < h_end; ++h) for (int j = begin; j < end; ++j) {
       const u32 stage = shared + STAGES_AT + ring.stage * STAGE_BYTES;
       const f32* statistics = (const f32*)(memory + STAGES_AT + ring.stage * STAGE_BYTES + STATISTICS_AT) + (lane & 3) * 2;
       ring.wait_full();
       scores<QK, QK_PANEL>(x, k_desc, stage); // rows are keys, columns queries
+      turns.pass();
       wgmma_wait<0>();
       pin(x);
       pin(sum_k);
@@ -298,8 +311,10 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_kv(const bf1
         }
       }
       to_operand(x, p);
+      turns.take();
       scores<V, V_PANEL>(x, v_desc, stage + V_AT);
       accumulate<V_PANEL>(sum_v, p, stage + V_AT);
+      turns.pass();
       wgmma_wait<0>();
       pin(x);
       pin(sum_v);
@@ -310,10 +325,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_kv(const bf1
         p[i / 2] = pack(low_half(p[i / 2]) * (x[i] - delta.x), high_half(p[i / 2]) * (x[i + 1] - delta.y));
         p[i / 2 + 1] = pack(low_half(p[i / 2 + 1]) * (x[i + 2] - delta.x), high_half(p[i / 2 + 1]) * (x[i + 3] - delta.y));
       }
+      turns.take();
       accumulate<QK_PANEL>(sum_k, p, stage);
       held_empty = ring.empty();
       ring.next();
     }
+    turns.pass();
     wgmma_wait<0>();
     pin(sum_k);
     store_rows(sum_k, key[0] < KEYS ? dk + ${at(k.dk, "b", "key[0]", "kh")} : nullptr,
@@ -340,14 +357,14 @@ extern "C" __global__ void __launch_bounds__(384, 1) attention_grad_kv(const bf1
       {
         entry: "attention_grad_q",
         grid: [rowTiles * k.batch * k.heads],
-        block: [384],
+        block: [128 * (groups + 1)],
         shared,
         args: [...args, viewArg(k.dq, 2), ...mask.args],
       },
       {
         entry: "attention_grad_kv",
         grid: [keyTiles * k.batch * k.keyHeads],
-        block: [384],
+        block: [128 * (groups + 1)],
         shared,
         args: [...args, viewArg(k.dk, 2), viewArg(k.dv, 2), ...mask.args],
       },

@@ -31,6 +31,32 @@ DEVICE int key_head(int h) { return (int)((i64)h * KEY_HEADS / HEADS); }
 DEVICE int first_head(int kh) { return (int)(((i64)kh * HEADS + KEY_HEADS - 1) / KEY_HEADS); }
 `;
 
+/**
+ * How many warpgroups compute, for so many registers of accumulators a thread: three where they fit.
+ * What is left for a thread of them, and of the one that copies.
+ */
+export function warpgroups(accumulators: number): { groups: 2 | 3; take: number; give: number } {
+  return accumulators <= 128
+    ? { groups: 3, take: 160, give: 32 }
+    : { groups: 2, take: 232, give: 40 };
+}
+
+/**
+ * Warpgroups give their products to the tensor cores in turns. Without this they tend to multiply all
+ * at once and then all compute exponentials; with it one's exponentials run beside another's products
+ * ("ping-pong scheduling" in FlashAttention-3). Every warpgroup takes as many turns.
+ */
+export const TURNS = `
+template <int GROUPS> struct Turns {
+  int own, next;
+  __device__ __forceinline__ Turns(int group) : own(2 + group), next(2 + (group + 1) % GROUPS) {
+    if (group == GROUPS - 1) pass();
+  }
+  __device__ __forceinline__ void take() const { asm volatile("bar.sync %0, 256;" :: "r"(own) : "memory"); }
+  __device__ __forceinline__ void pass() const { asm volatile("bar.arrive %0, 256;" :: "r"(next) : "memory"); }
+};
+`;
+
 export interface Masks {
   /** Parameters of the entry, each with a leading comma. */
   readonly params: string;

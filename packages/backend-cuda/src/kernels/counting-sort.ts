@@ -77,7 +77,9 @@ export function sortSource(
 ): Lowered<Launch> {
   const all = buckets + 1;
   const most = device.sharedPerBlock - 1024;
-  const warps = Math.min(32, Math.floor(most / (all * 4)));
+  // Few ids are sorted sooner by few warps, whose counters are added up.
+  const useful = Math.max(8, Math.ceil(n / 64));
+  const warps = Math.min(32, useful, Math.floor(most / (all * 4)));
   const isShort = n <= 16_384 && warps >= 8;
   const helpers = `namespace ${name}_ {
 constexpr u32 STRIDE = ${isShort ? warps : 1}; // between a warp's counters

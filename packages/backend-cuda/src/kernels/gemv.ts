@@ -133,6 +133,9 @@ function store({ out, add }: MatmulKernel, r: string, c: string, sum: string): s
   return `out[(i64)(${r}) * ${out.row} + (i64)(${c}) * ${out.col}] = ${narrow(plus, out.dtype)};`;
 }
 
+/** Weights of so few products are read in about the time that a kernel takes to begin. */
+const SHORT = 1 << 22;
+
 function byRows(kernel: MatmulKernel, lanes: number, device: DeviceInfo): Lowered {
   const { m, n, k, a, b } = kernel;
   const { parameters, pointers, args, count } = frame(kernel);
@@ -152,6 +155,15 @@ function byRows(kernel: MatmulKernel, lanes: number, device: DeviceInfo): Lowere
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const u32 group = blockIdx.x * ${perBlock}u + warp / ${share}u, part = warp % ${share}u;
   const u32 c0 = min(group, ${n / columns - 1}u) * ${columns}u;
+  ${
+    n * k * count > SHORT
+      ? ""
+      : `// Weights may come into the cache while the kernels before this one still run.
+  if (lane % 8 == 0)
+    for (u32 k = (part * 32 + lane) * ${lanes}u; k < ${k}u; k += ${step}u)
+      UNROLL for (int c = 0; c < ${columns}; c++) prefetch(b + (i64)(c0 + c) * ${b.col} + k);
+  after_previous();`
+  }
   f32 sum[${columns}][${m}];
   UNROLL for (int c = 0; c < ${columns}; c++) UNROLL for (int r = 0; r < ${m}; r++) sum[c][r] = 0.0f;
   #pragma unroll 2

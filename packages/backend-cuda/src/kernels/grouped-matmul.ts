@@ -185,6 +185,8 @@ export function hopperGroupedMatmul(
       : [b.row * bytes],
     box: rowsForm ? (transposedB ? [bk, bn, 1] : [64, bk, 1]) : [64, bk],
     swizzle: 128,
+    // Where runs are short weights are most of what is read: lines of theirs come in pairs.
+    ...(rowsForm && k.rows < BM * k.groups && { promotion: 256 as const }),
   } as const;
   const aDesc = rowsForm
     ? "k_major<64>(stage + part * (64 * 128))"

@@ -9,6 +9,8 @@ import { hopperGroupedMatmul, plainGroupedMatmul } from "./grouped-matmul.ts";
 import { lowerMatmul } from "./matmul.ts";
 import { lowerCumsum } from "./scan.ts";
 import { lowerScatter } from "./scatter.ts";
+import { skinnyMatmul } from "./skinny-matmul.ts";
+import { splitMatmul } from "./split-matmul.ts";
 import { lowerTopK } from "./top-k.ts";
 
 type Lowerings = {
@@ -18,7 +20,7 @@ type Lowerings = {
 /** Asked in order; the first that does not return undefined is taken. */
 const LOWERINGS: Lowerings = {
   loop: [(kernel, device) => lowerLoop(kernel, device)],
-  matmul: [lowerGemv, lowerMatmul],
+  matmul: [skinnyMatmul, lowerGemv, splitMatmul, lowerMatmul],
   groupedMatmul: [hopperGroupedMatmul, plainGroupedMatmul],
   attention: attentionLowerings,
   attentionGrad: attentionGradLowerings,

@@ -200,6 +200,36 @@ export const PATH_CASES: readonly PathCase[] = [
     },
     tolerance: 5e-3,
   },
+  ...[9, 32, 64].map((rows) => ({
+    name: `${rows} rows of bf16, weights along and across`,
+    args: [
+      of("bf16", 3, rows, 96),
+      of("bf16", 3, 72, 96),
+      of("bf16", 3, 96, 200),
+      of("bf16", rows, 1056),
+      of("bf16", 40, 1056),
+    ],
+    fn: (a: Tensor, w: Tensor, v: Tensor, wide: Tensor, single: Tensor) => [
+      matmul(a, w, { transposeB: true }),
+      matmul(a, v),
+      matmul(wide, single, { transposeB: true, dtype: "f32" }),
+    ],
+    tolerance: 5e-3,
+  })),
+  {
+    name: "f32 times bf16 in parts",
+    args: [of("bf16", 2048, 1024), x(48, 1024), x(2048, 48)],
+    fn: (a, w, g) => [
+      matmul(a, w, { transposeB: true, dtype: "f32" }),
+      matmul(g, a, { transposeA: true, dtype: "f32" }),
+    ],
+  },
+  {
+    name: "f32 times f32 to bf16 in parts",
+    args: [x(2048, 48), x(48, 1024)],
+    fn: (g, w) => matmul(g, w, { dtype: "bf16" }),
+    tolerance: 3e-3,
+  },
   {
     name: "weights' gradient from an f32 loss",
     args: [x(96, 64), of("bf16", 96, 48)],

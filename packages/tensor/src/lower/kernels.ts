@@ -30,13 +30,20 @@ export function operandOf(node: Node, i: number): Tensor {
   const view = viewOf(t);
   if (view === undefined) return t;
   const [from, to] = WHOLE[node.op] ?? [0, 0];
-  return i >= from && i < to ? (wholeView(t) ?? t) : view.base;
+  if (i < from || i >= to) return view.base;
+  // Of offsets as many are read as there are runs, and one.
+  return (node.op.startsWith("grouped") ? startView(t) : wholeView(t)) ?? t;
 }
 
 /** The tensor that has the same elements as `t` in the same order, if `t` is a view of one. */
 export function wholeView(t: Tensor): Tensor | undefined {
+  return viewOf(t)?.base.size === t.size ? startView(t) : undefined;
+}
+
+/** The tensor that begins with the elements of `t` in the same order, if `t` is a view of one. */
+function startView(t: Tensor): Tensor | undefined {
   const view = viewOf(t);
-  if (view === undefined || view.offset !== 0 || view.base.size !== t.size) return undefined;
+  if (view === undefined || view.offset !== 0) return undefined;
   return view.strides.join() === contiguous(t.shape).join() ? view.base : undefined;
 }
 
