@@ -4,16 +4,17 @@
  * tasks in, so that requests and cancellations that came meanwhile count in the next one.
  */
 import type { CacheDtype, ModelConfig, ModelParams } from "@dsv3/model";
-import type { StreamDecoder, Tokenizer } from "@dsv3/tokenizer";
+import type { Tokenizer } from "@dsv3/tokenizer";
 import { BLOCK_TOKENS } from "./blocks.ts";
-import { type Choice, type FinishReason, Generation, type Usage } from "./generation.ts";
+import { type Choice, Generation, type Usage } from "./generation.ts";
 import { type Format, Grammar, type TokenTree, tokenTree } from "./grammar/grammar.ts";
 import { GrammarError } from "./grammar/network.ts";
+import { Output } from "./output.ts";
 import { checkRequest, type GenerationRequest, QueueFullError, RequestError } from "./request.ts";
-import { type Drawn, type Progress, Runner } from "./runner.ts";
+import { type Progress, Runner } from "./runner.ts";
 import { Scheduler } from "./scheduler.ts";
+import type { Drawn } from "./scores.ts";
 import { Sequence } from "./sequence.ts";
-import { StopWatch } from "./stop.ts";
 
 export interface EngineOptions {
   /** The weights; they stay the caller's, and must live as long as the engine, or until `setParams`. */
@@ -80,17 +81,6 @@ export interface EngineStats {
   readonly draftDepths: readonly { readonly drafts: number; readonly accepted: number }[];
   /** Tokens that a step gave an answer in the mean, where it checked guesses; 0 if none has. */
   readonly acceptanceLength: number;
-}
-
-/** An answer's stream, and all that ends with it. */
-interface Output {
-  readonly generation: Generation;
-  readonly decoder: StreamDecoder | undefined;
-  readonly stops: StopWatch;
-  readonly stopIds: ReadonlySet<number>;
-  /** Control tokens with a text. */
-  readonly shown: ReadonlyMap<number, string>;
-  readonly maxTokens: number;
 }
 
 const MAX_DRAFTS = 8;
@@ -177,18 +167,11 @@ export class Engine {
     const grammar = request.format && this.#grammar(request.format);
     if (this.#scheduler.waiting + n > this.#maxQueued) throw new QueueFullError(this.#maxQueued);
 
-    const stopIds = new Set([
-      ...(request.stopIds ?? []),
-      ...(request.ignoreEos ? [] : config.eosTokenIds),
-    ]);
     const room = this.maxContext - prompt.length;
     const maxTokens = Math.min(room, request.maxTokens ?? room);
     if (maxTokens === 0) {
       throw new RequestError("prompt", `fills the whole context of ${this.maxContext} tokens`);
     }
-    const shown = new Map(
-      (request.showIds ?? []).map((id) => [id, tokenizer?.decode([id]) ?? ""] as const),
-    );
     const { signal } = request;
     const sequences: Sequence[] = [];
     const onEnd = () => {
@@ -202,9 +185,8 @@ export class Engine {
     for (let choice = 0; choice < n; choice++) {
       const sequence = new Sequence(request, choice, seed, this.#arrivals++);
       if (grammar) sequence.guide(grammar, maxTokens);
-      const decoder = tokenizer?.decoder({ skipSpecial: true });
-      const stops = new StopWatch(request.stop ?? []);
-      this.#outputs.set(sequence, { generation, decoder, stops, stopIds, shown, maxTokens });
+      const output = new Output(generation, request, maxTokens, config, tokenizer);
+      this.#outputs.set(sequence, output);
       this.#scheduler.add(sequence);
       sequences.push(sequence);
     }
@@ -337,29 +319,12 @@ export class Engine {
 
   /** Takes a token that was drawn for a sequence, tells its reader, and ends the answer if it does. */
   #give(sequence: Sequence, output: Output, drawn: Drawn): void {
-    const { generation, decoder, stops, stopIds, shown, maxTokens } = output;
-    const { token } = drawn;
-    sequence.append(token);
+    sequence.append(drawn.token);
     this.#generatedTokens++;
-
-    let text = "";
-    let stopped: string | number | null = stopIds.has(token) ? token : null;
-    if (stopped === null && decoder) {
-      const name = shown.get(token);
-      const piece = name === undefined ? textOf(decoder, token) : decoder.end() + name;
-      ({ text, stop: stopped } = stops.push(piece));
-    }
-    const whole = stopped !== null || sequence.complete;
-    const ended = whole || sequence.generatedCount >= maxTokens;
-    if (ended && decoder && typeof stopped !== "string") {
-      const last = stops.push(decoder.end());
-      text += last.text + (last.stop === null ? stops.end() : "");
-      stopped ??= last.stop;
-    }
-    const finishReason: FinishReason | null = !ended ? null : whole ? "stop" : "length";
-    if (ended) this.#drop(sequence);
-    const delta = { choice: sequence.choice, ...drawn, text, finishReason, stopped } as const;
-    generation.give(delta, sequence);
+    const { choice, generatedCount, complete } = sequence;
+    const added = output.take(drawn.token, generatedCount, complete);
+    if (added.finishReason !== null) this.#drop(sequence);
+    output.generation.give({ choice, ...drawn, ...added }, sequence);
   }
 
   /** The grammar of a format; those used last are kept. */
@@ -400,16 +365,6 @@ export class Engine {
       generation.fail(error);
     }
     this.#wake?.();
-  }
-}
-
-/** Text that a token completes. Ids that the tokenizer does not use, which pad models, have none. */
-function textOf(decoder: StreamDecoder, token: number): string {
-  try {
-    return decoder.push(token);
-  } catch (error) {
-    if (error instanceof RangeError) return "";
-    throw error;
   }
 }
 

@@ -1,5 +1,5 @@
 /** What a request gives: a stream of tokens of its answers. */
-import type { Drawn } from "./runner.ts";
+import type { Drawn } from "./scores.ts";
 import type { Sequence } from "./sequence.ts";
 
 /**

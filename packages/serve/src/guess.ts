@@ -20,9 +20,7 @@ import {
   type Tensor,
   where,
 } from "@dsv3/tensor";
-
-/** Tokens of some sequences, as the programs take them. */
-export type Placed = { ids: Tensor; lengths: Tensor; pages: Tensor; used: Tensor | null };
+import type { Placed } from "./place.ts";
 
 /** Where guessing goes on from: i32 [B] each. */
 export type GuessFrom = {

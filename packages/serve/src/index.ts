@@ -10,4 +10,4 @@ export {
 } from "./generation.ts";
 export type { Format, FunctionSpec } from "./grammar/grammar.ts";
 export { type GenerationRequest, QueueFullError, RequestError, type Sampling } from "./request.ts";
-export type { Drawn } from "./runner.ts";
+export type { Drawn } from "./scores.ts";

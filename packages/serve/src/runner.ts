@@ -18,7 +18,8 @@ import {
 import { type Compiled, compile, disposeTree, reshape, type Tensor, treePaths } from "@dsv3/tensor";
 import { BLOCK_TOKENS } from "./blocks.ts";
 import { type DrawRow, i32, powerOfTwo, sampleInputs } from "./draw-rows.ts";
-import { type GuessFrom, guessAhead, type Placed } from "./guess.ts";
+import { type GuessFrom, guessAhead } from "./guess.ts";
+import { type Placed, place, type Row } from "./place.ts";
 import { MAX_LOGPROBS } from "./request.ts";
 import {
   type SampleInputs,
@@ -28,6 +29,7 @@ import {
   scoreRows,
 } from "./sampling.ts";
 import type { Chunk } from "./scheduler.ts";
+import { type Drawn, readScores, topOf } from "./scores.ts";
 import type { Sequence } from "./sequence.ts";
 
 export interface RunnerOptions {
@@ -41,19 +43,6 @@ export interface RunnerOptions {
   readonly batchInvariant: boolean;
   /** Tokens that the model's MTP modules guess ahead; 0: none. */
   readonly ahead: number;
-}
-
-/** A token that was drawn, with what was asked to be known of it. */
-export interface Drawn {
-  readonly token: number;
-  /**
-   * log softmax of the model's logits at this token: at temperature 1, and before penalties, biases,
-   * formats, top-k, top-p and min-p, whatever the request draws with. So it is the probability that the
-   * token was drawn with only where the request leaves all of them at their neutral values.
-   */
-  readonly logprob: number;
-  /** The most likely tokens in its place, as many as the request asked for. */
-  readonly top: readonly { readonly token: number; readonly logprob: number }[];
 }
 
 /** What a step gave one sequence. */
@@ -71,14 +60,6 @@ type Forward = Compiled<
   [params: ModelParams, batch: Placed, caches: LatentCache[], logits: number],
   { logits: Tensor; hidden: Tensor | null; caches: LatentCache[] }
 >;
-
-/** Tokens that one row of a batch computes: the last ones before place `end`. */
-interface Row {
-  readonly sequence: Sequence;
-  /** Tokens that follow the sequence's own: drafts, or tokens that were drawn in this step. */
-  readonly more: readonly number[];
-  readonly end: number;
-}
 
 export class Runner {
   readonly #options: RunnerOptions;
@@ -330,29 +311,9 @@ export class Runner {
     return Math.min(this.#options.config.vocabSize, asked <= 1 ? 1 : MAX_LOGPROBS);
   }
 
-  /** The ids of rows, `shift` places further on than their positions; rows from `rows.length` on are idle. */
   #place(rows: readonly Row[], batch: number, width: number, shift: 0 | 1): Placed {
-    const ids = new Int32Array(batch * width);
-    const lengths = new Int32Array(batch);
-    const pages = new Int32Array(batch * this.#tableWidth);
-    for (const [row, { sequence, more, end }] of rows.entries()) {
-      lengths[row] = end;
-      pages.set(sequence.blocks, row * this.#tableWidth);
-      const known = sequence.tokens.length;
-      const from = Math.max(0, end - width) + shift;
-      const tokens = [
-        ...sequence.tokens.slice(from, end + shift),
-        ...more.slice(Math.max(0, from - known), Math.max(0, end + shift - known)),
-      ];
-      ids.set(tokens, (row + 1) * width - tokens.length);
-    }
-    const used = this.#options.cacheDtype === "fp8" ? usedPages(pages) : null;
-    return {
-      ids: i32(ids, [batch, width]),
-      lengths: i32(lengths, [batch]),
-      pages: i32(pages, [batch, this.#tableWidth]),
-      used,
-    };
+    const decoded = this.#options.cacheDtype === "fp8";
+    return place(rows, { batch, width, shift, tableWidth: this.#tableWidth, decoded });
   }
 
   /** Draws from rows of logits, and disposes them. Rows of null, and those past the end, mean nothing. */
@@ -376,45 +337,6 @@ export class Runner {
       if (result) disposeTree(result);
     }
   }
-}
-
-/** Scores of rows, on the host. */
-interface Scores {
-  readonly logprobs: ArrayLike<number>;
-  readonly topTokens: ArrayLike<number>;
-  readonly topLogprobs: ArrayLike<number>;
-}
-
-async function readScores(result: ScoreResult): Promise<Scores> {
-  const [logprobs, topTokens, topLogprobs] = await Promise.all([
-    result.logprob.data(),
-    result.topTokens.data(),
-    result.topLogprobs.data(),
-  ]);
-  return { logprobs, topTokens, topLogprobs };
-}
-
-/** The `length` most likely tokens of a row, of the `width` that were read. */
-function topOf(scores: Scores, row: number, width: number, length: number): Drawn["top"] {
-  return Array.from({ length }, (_, k) => ({
-    token: scores.topTokens[row * width + k]!,
-    logprob: scores.topLogprobs[row * width + k]!,
-  }));
-}
-
-/**
- * The pages that a table refers to, each once, with an unused number of others up to a power of two; the
- * table is changed to count in these.
- */
-function usedPages(table: Int32Array): Tensor {
-  const places = new Map<number, number>();
-  for (const [i, page] of table.entries()) {
-    if (!places.has(page)) places.set(page, places.size);
-    table[i] = places.get(page)!;
-  }
-  const used = new Int32Array(powerOfTwo(places.size));
-  used.set([...places.keys()]);
-  return i32(used, [used.length]);
 }
 
 /** The largest power of two that fits `tokens`; a remainder below the least width is filled up. */

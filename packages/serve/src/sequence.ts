@@ -3,7 +3,7 @@ import { BLOCK_TOKENS, type BlockPool, blockKey, rootKey } from "./blocks.ts";
 import type { State } from "./grammar/automaton.ts";
 import type { Grammar } from "./grammar/grammar.ts";
 import type { GenerationRequest } from "./request.ts";
-import type { Drawn } from "./runner.ts";
+import type { Drawn } from "./scores.ts";
 
 export class Sequence {
   readonly request: GenerationRequest;
