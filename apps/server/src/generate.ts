@@ -136,6 +136,8 @@ export function usageBody(usage: Usage): object {
   };
 }
 
+const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
+
 /** A token as text and bytes; bytes that are no character alone are shown as U+FFFD. */
 export function tokenText(tokenizer: Tokenizer, id: number): { token: string; bytes: number[] } {
   let bytes = new Uint8Array();
@@ -145,5 +147,5 @@ export function tokenText(tokenizer: Tokenizer, id: number): { token: string; by
     // Models are padded with ids that no text has.
     if (!(error instanceof RangeError)) throw error;
   }
-  return { token: new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes), bytes: [...bytes] };
+  return { token: UTF8.decode(bytes), bytes: [...bytes] };
 }

@@ -1,5 +1,5 @@
 /** A client in a process of its own: `fork("serve-client.ts", [url])`, then a message for each load. */
-import { type Answer, load } from "./serve-load.ts";
+import { type Answer, burst } from "./serve-load.ts";
 
 const url = process.argv[2]!;
 
@@ -25,8 +25,14 @@ const answer: Answer = async function* (prompt, max_tokens) {
   }
 };
 
-process.on("message", ({ streams, vocabSize }: { streams: number; vocabSize: number }) => {
-  load(answer, streams, vocabSize).then(
+export interface Order {
+  readonly streams: number;
+  readonly vocabSize: number;
+  readonly tokens: number;
+}
+
+process.on("message", ({ streams, vocabSize, tokens }: Order) => {
+  burst(answer, streams, vocabSize, tokens).then(
     (result) => process.send!(result),
     (error: Error) => {
       console.error(error);

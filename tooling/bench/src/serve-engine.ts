@@ -10,11 +10,12 @@ import { Engine, type EngineOptions } from "@dsv3/serve";
 import { createApp, hostModel, listen, Models } from "@dsv3/server";
 import { key, setBackend } from "@dsv3/tensor";
 import { trainBpe } from "@dsv3/tokenizer";
+import type { Order } from "./serve-client.ts";
 import {
+  ANSWER_TOKENS,
   type Answer,
-  better,
+  burst,
   type LoadResult,
-  load,
   loadAll,
   promptOf,
   quantile,
@@ -48,7 +49,12 @@ export type Contexts = readonly { readonly tokens: number; readonly between: num
 export type Prefix = { readonly cold: number; readonly hit: number };
 
 /** The same load through HTTP, from another process. */
-export type Overhead = { readonly bare: LoadResult; readonly served: LoadResult };
+export interface Overhead {
+  readonly streams: number;
+  /** Tokens per second that HTTP loses, in percent: the median of all pairs, and the middle half of them. */
+  readonly lost: number;
+  readonly between: readonly [number, number];
+}
 
 const PARTS = {
   batched: () => loads({}, STREAMS),
@@ -115,31 +121,49 @@ async function prefix(): Promise<Prefix> {
   return { cold, hit };
 }
 
-const OVERHEAD_STREAMS = 16;
+const OVERHEAD = { streams: 16, vocabSize: MODEL.vocabSize, tokens: ANSWER_TOKENS };
+/** As many as it takes for a median that other programs do not move. */
+const PAIRS = 15;
 
-/** With and without the server in turn, the best of each: other programs slow down some rounds. */
+/** With and without the server in turn: what each pair lost, as other programs slow down some of them. */
 async function overhead(): Promise<Overhead> {
-  const tokenizer = trainBpe(["some words"], { vocabSize: 300 });
+  // Ids without a text, which random weights would say too, are an exception that costs time.
+  const words = Array.from({ length: 12_000 }, (_, i) => ((i * 2654435761) >>> 0).toString(36));
+  const tokenizer = trainBpe([words.join(" ")], { vocabSize: MODEL.vocabSize });
   const params = initParams(MODEL, key(1));
   const settings = { maxContext: 8192, cacheTokens: 16_384, maxRunning: 64 };
   const model = hostModel({ params, config: MODEL, tokenizer }, settings);
   const models = new Models([{ name: "bench", maxContext: 8192, load: async () => model }]);
   const server = await listen(createApp({ models }), { port: 0 });
   const client = fork(new URL("serve-client.ts", import.meta.url), [server.url]);
-  let [bare, served]: (LoadResult | undefined)[] = [];
-  for (let round = 0; round < 5; round++) {
-    bare = better(bare, await load(answerOf(model.engine), OVERHEAD_STREAMS, MODEL.vocabSize));
-    served = better(served, await ask(client));
+  const { streams, vocabSize, tokens } = OVERHEAD;
+  const ways = {
+    bare: () => burst(answerOf(model.engine), streams, vocabSize, tokens),
+    served: () => ask(client),
+  };
+  const lost: number[] = [];
+  for (let pair = -2; pair < PAIRS; pair++) {
+    // Each way is the first of every other pair, so that neither gains from what the other leaves.
+    const order = pair % 2 === 0 ? (["bare", "served"] as const) : (["served", "bare"] as const);
+    const rate = { bare: 0, served: 0 };
+    for (const way of order) rate[way] = (await ways[way]()).tokensPerSecond;
+    // The first pairs compile and warm up.
+    if (pair >= 0) lost.push(100 * (1 - rate.served / rate.bare));
   }
   client.kill();
-  return { bare: bare!, served: served! };
+  const at = (q: number) => quantile(lost, q);
+  return { streams, lost: at(0.5), between: [at(0.25), at(0.75)] };
 }
 
 function ask(client: ChildProcess): Promise<LoadResult> {
   return new Promise((resolve, reject) => {
-    client.once("message", (result) => resolve(result as LoadResult));
-    client.once("exit", () => reject(new Error("the client ended")));
-    client.send({ streams: OVERHEAD_STREAMS, vocabSize: MODEL.vocabSize });
+    const ended = () => reject(new Error("the client ended"));
+    client.once("exit", ended);
+    client.once("message", (result) => {
+      client.off("exit", ended);
+      resolve(result as LoadResult);
+    });
+    client.send(OVERHEAD satisfies Order);
   });
 }
 
