@@ -54,8 +54,11 @@ export function trainBpe(
     onProgress?: (progress: TrainBpeProgress) => void;
   },
 ): Tokenizer {
-  const steps = trainBpeSteps(texts, options);
-  for (;;) {
+  const learning = new Learning(options);
+  for (const text of texts) {
+    if (learning.add(text)) options.onProgress?.(learning.counted());
+  }
+  for (const steps = learning.merge(); ; ) {
     const step = steps.next();
     if (step.done) return step.value;
     options.onProgress?.(step.value);
@@ -63,21 +66,75 @@ export function trainBpe(
 }
 
 /**
- * {@link trainBpe} in pieces of some milliseconds: yields its progress now and then, and returns the
- * tokenizer. Between two pieces a program can do other work, or stop.
+ * {@link trainBpe} in pieces of some milliseconds, also from texts that come one after another: yields
+ * its progress now and then, and returns the tokenizer. Between two pieces a program can do other work,
+ * or stop.
  */
-export function* trainBpeSteps(
-  texts: Iterable<string>,
+export async function* trainBpeSteps(
+  texts: Iterable<string> | AsyncIterable<string>,
   options: TrainBpeOptions,
-): Generator<TrainBpeProgress, Tokenizer> {
+): AsyncGenerator<TrainBpeProgress, Tokenizer> {
+  const learning = new Learning(options);
+  for await (const text of texts) {
+    if (learning.add(text)) yield learning.counted();
+  }
+  return yield* learning.merge();
+}
+
+/** Words are counted text by text, then merged. */
+class Learning {
+  readonly #options: Required<TrainBpeOptions>;
+  readonly #counter: WordCounter;
+  #read = 0;
+  #told = 0;
+
+  constructor(options: TrainBpeOptions) {
+    this.#options = complete(options);
+    this.#counter = new WordCounter(scannerOf(this.#options.preTokenizer));
+  }
+
+  /** Counts a text's words; whether it is time to tell of it. */
+  add(text: string): boolean {
+    this.#counter.add(text);
+    this.#read += text.length;
+    if (this.#read - this.#told < TEXT_STEP) return false;
+    this.#told = this.#read;
+    return true;
+  }
+
+  counted(): TrainBpeProgress {
+    return { stage: "count", done: this.#read };
+  }
+
+  *merge(): Generator<TrainBpeProgress, Tokenizer> {
+    const { vocabSize, minFrequency, maxTokenLength, specialTokens, preTokenizer } = this.#options;
+    yield { ...this.counted(), total: this.#read };
+    const { tokens, byteIds } = startVocab(specialTokens);
+    const learning = learnMerges(
+      this.#counter.result(),
+      { tokens, byteIds, reserved: new Set(specialTokens.map(latin1)) },
+      { vocabSize, minFrequency: Math.max(1, minFrequency), maxTokenLength },
+    );
+    let merged = learning.next();
+    for (; !merged.done; merged = learning.next()) {
+      if (merged.value % TOKEN_STEP === 0) {
+        yield { stage: "merge", done: merged.value, total: vocabSize };
+      }
+    }
+    yield { stage: "merge", done: tokens.length, total: tokens.length };
+    return buildTokenizer(tokens, byteIds, merged.value, specialTokens, preTokenizer);
+  }
+}
+/** The options with their defaults. @throws RangeError or Error for what cannot be */
+function complete(options: TrainBpeOptions): Required<TrainBpeOptions> {
   const { minFrequency = 1, maxTokenLength = MAX_TOKEN_BYTES + 1 } = options;
   const { vocabSize, preTokenizer = "deepseek-v3" } = options;
-  const special = options.specialTokens ?? Object.values(SPECIAL_TOKENS);
-  checkSpecialTokens(special);
-  const least = special.length + 256;
+  const specialTokens = options.specialTokens ?? Object.values(SPECIAL_TOKENS);
+  checkSpecialTokens(specialTokens);
+  const least = specialTokens.length + 256;
   if (!Number.isInteger(vocabSize) || vocabSize < least || vocabSize > MAX_VOCAB) {
     throw new RangeError(
-      `vocabSize ${vocabSize}: expected a whole number from ${least} (${special.length} special tokens and 256 bytes) to ${MAX_VOCAB}`,
+      `vocabSize ${vocabSize}: expected a whole number from ${least} (${specialTokens.length} special tokens and 256 bytes) to ${MAX_VOCAB}`,
     );
   }
   if (!(maxTokenLength >= 2 && maxTokenLength <= MAX_TOKEN_BYTES + 1)) {
@@ -86,33 +143,7 @@ export function* trainBpeSteps(
   if (!(minFrequency >= 0)) {
     throw new RangeError(`minFrequency ${minFrequency}: expected 0 or more`);
   }
-
-  const counter = new WordCounter(scannerOf(preTokenizer));
-  let read = 0;
-  let told = 0;
-  for (const text of texts) {
-    counter.add(text);
-    read += text.length;
-    if (read - told < TEXT_STEP) continue;
-    told = read;
-    yield { stage: "count", done: read };
-  }
-  yield { stage: "count", done: read, total: read };
-
-  const { tokens, byteIds } = startVocab(special);
-  const learning = learnMerges(
-    counter.result(),
-    { tokens, byteIds, reserved: new Set(special.map(latin1)) },
-    { vocabSize, minFrequency: Math.max(1, minFrequency), maxTokenLength },
-  );
-  let merged = learning.next();
-  for (; !merged.done; merged = learning.next()) {
-    if (merged.value % TOKEN_STEP === 0) {
-      yield { stage: "merge", done: merged.value, total: vocabSize };
-    }
-  }
-  yield { stage: "merge", done: tokens.length, total: tokens.length };
-  return buildTokenizer(tokens, byteIds, merged.value, special, preTokenizer);
+  return { vocabSize, minFrequency, maxTokenLength, specialTokens, preTokenizer };
 }
 
 /** Two million tokens: more than twenty times the largest vocabulary in use. */

@@ -1,11 +1,13 @@
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { extname, join } from "node:path";
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
+import { pinNames } from "@dsv3/data/node";
 import { trainBpeSteps } from "@dsv3/tokenizer";
 import { saveTokenizer } from "@dsv3/tokenizer/node";
 import { type Command, defineCommand } from "../command.ts";
 import { printJson } from "../ui/json.ts";
 import { Progress } from "../ui/progress.ts";
+import { textsOf } from "./train-data.ts";
 
 export const train: Command = defineCommand({
   summary:
@@ -13,8 +15,8 @@ export const train: Command = defineCommand({
   flags: {
     text: {
       type: "string",
-      value: "PATH",
-      help: "a .txt or .md file, a .jsonl file with a `text` in each line, or a folder of them",
+      value: "PATH,PATH",
+      help: "texts, or records with a `text`: files, also compressed, folders, patterns, hf:owner/name",
       required: true,
     },
     vocabSize: { type: "integer", value: "N", help: "tokens in all", required: true, min: 256 },
@@ -50,15 +52,21 @@ export const train: Command = defineCommand({
     if (existsSync(out) && !statSync(out).isDirectory()) {
       throw new Error(`${out} is no folder: name another --out`);
     }
-    const files = textFiles(text);
     const progress = new Progress(io.stderr, { label: "merging", total: vocabSize });
     const options = { vocabSize, minFrequency };
+    let texts = 0;
+    const counted = async function* () {
+      for await (const one of textsOf(await pinNames(text.split(",")))) {
+        texts++;
+        yield one;
+      }
+    };
     const steps = trainBpeSteps(
-      readTexts(files),
+      counted(),
       maxTokenLength === undefined ? options : { ...options, maxTokenLength },
     );
-    let step = steps.next();
-    for (; !step.done; step = steps.next()) {
+    let step = await steps.next();
+    for (; !step.done; step = await steps.next()) {
       if (step.value.stage === "merge") progress.update({ done: step.value.done });
       await setImmediate(); // for Ctrl-C
       if (io.signal.aborted) return;
@@ -66,8 +74,8 @@ export const train: Command = defineCommand({
     const tokenizer = step.value;
     progress.finish();
     await saveTokenizer(tokenizer, out);
-    if (json) printJson(io.stdout, { out, vocabSize: tokenizer.vocabSize, files: files.length });
-    else io.stdout.write(`${out}: ${tokenizer.vocabSize} tokens from ${files.length} files\n`);
+    if (json) printJson(io.stdout, { out, vocabSize: tokenizer.vocabSize, texts });
+    else io.stdout.write(`${out}: ${tokenizer.vocabSize} tokens from ${texts} texts\n`);
     if (tokenizer.vocabSize < vocabSize) {
       io.stderr.write(
         `the texts have no more pairs to merge: ${tokenizer.vocabSize} tokens, not ${vocabSize}\n`,
@@ -75,53 +83,3 @@ export const train: Command = defineCommand({
     }
   },
 });
-
-const EXTENSIONS = [".txt", ".md", ".jsonl"];
-
-/** The text files of a path, in the order of their names. */
-function textFiles(path: string): string[] {
-  if (!existsSync(path)) throw new Error(`${path} does not exist`);
-  if (!statSync(path).isDirectory()) {
-    if (EXTENSIONS.includes(extname(path))) return [path];
-    throw new Error(`${path} is not one of ${EXTENSIONS.join(", ")}`);
-  }
-  const files = readdirSync(path, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && EXTENSIONS.includes(extname(entry.name)))
-    .map((entry) => join(entry.parentPath, entry.name))
-    .sort();
-  if (files.length > 0) return files;
-  throw new Error(`${path} has no file that ends in ${EXTENSIONS.join(", ")}`);
-}
-
-/** One file in memory at a time. */
-function* readTexts(files: readonly string[]): Generator<string> {
-  for (const file of files) {
-    const content = readFileSync(file, "utf8");
-    if (extname(file) === ".jsonl") yield* jsonLines(content, file);
-    else yield content;
-  }
-}
-
-function* jsonLines(content: string, file: string): Generator<string> {
-  let line = 0;
-  for (let start = 0; start < content.length; ) {
-    const newline = content.indexOf("\n", start);
-    const end = newline < 0 ? content.length : newline;
-    const json = content.slice(start, end).trim();
-    start = end + 1;
-    line++;
-    if (json !== "") yield textOf(json, `${file}, line ${line}`);
-  }
-}
-
-function textOf(json: string, where: string): string {
-  let record: unknown;
-  try {
-    record = JSON.parse(json);
-  } catch (cause) {
-    throw new Error(`${where} is not JSON`, { cause });
-  }
-  const text = (record as { text?: unknown } | null)?.text;
-  if (typeof text === "string") return text;
-  throw new Error(`${where} has no string "text"`);
-}

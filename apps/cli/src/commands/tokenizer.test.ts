@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stripVTControlCharacters } from "node:util";
+import { gzipSync } from "node:zlib";
 import { trainBpe } from "@dsv3/tokenizer";
 import { loadTokenizer, saveTokenizer } from "@dsv3/tokenizer/node";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -143,11 +144,12 @@ describe("tokenizer train", () => {
       `${JSON.stringify({ text: "mondo ciao" })}\n\n{"text":"x"}`,
     );
     await writeFile(join(corpus, "c.png"), "not a text");
+    await writeFile(join(corpus, "c.txt.gz"), gzipSync("ciao mondo, ciao"));
     const out = join(folder, "trained");
     const argv = ["train", "--text", corpus, "--vocab-size", "285", "--out", out];
     const result = await run([...argv, "--json"]);
-    expect(JSON.parse(result.out)).toEqual({ out, vocabSize: 285, files: 2 });
-    const expected = trainBpe([TEXT, "mondo ciao", "x"], { vocabSize: 285 });
+    expect(JSON.parse(result.out)).toEqual({ out, vocabSize: 285, texts: 4 });
+    const expected = trainBpe([TEXT, "mondo ciao", "x", "ciao mondo, ciao"], { vocabSize: 285 });
     expect((await loadTokenizer(out)).toJSON()).toEqual(expected.toJSON());
 
     expect(await run(argv)).toMatchObject({ code: 1, err: expect.stringContaining("--overwrite") });
@@ -179,12 +181,12 @@ describe("tokenizer train", () => {
       run(["train", "--text", text, "--vocab-size", size, "--out", out]);
     expect(await train(bad)).toMatchObject({
       code: 1,
-      err: expect.stringContaining("bad.jsonl, line 2"),
+      err: expect.stringContaining("bad.jsonl:2: "),
     });
     await writeFile(bad, '{"text":"x"}\n{"te');
     expect(await train(bad)).toMatchObject({
       code: 1,
-      err: expect.stringContaining("line 2 is not JSON"),
+      err: expect.stringContaining("bad.jsonl:2: "),
     });
     expect(await train(join(folder, "none"))).toMatchObject({ code: 1 });
     expect(await train(folder, "257")).toMatchObject({

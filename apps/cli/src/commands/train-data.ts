@@ -61,15 +61,19 @@ export async function preparedData(paths: readonly string[]): Promise<PreparedDa
 }
 
 /** Every document; conversations are for fine-tuning. */
-export async function readTexts(paths: readonly string[]): Promise<string[]> {
-  const texts: string[] = [];
+export async function* textsOf(paths: readonly string[]): AsyncGenerator<string> {
   for await (const sample of readSamples(paths)) {
     if (!("text" in sample)) {
       throw new Error(
         `${sample.file}:${sample.line}: a conversation, but training from nothing takes texts`,
       );
     }
-    texts.push(sample.text);
+    yield sample.text;
   }
+}
+
+export async function readTexts(paths: readonly string[]): Promise<string[]> {
+  const texts: string[] = [];
+  for await (const text of textsOf(paths)) texts.push(text);
   return texts;
 }
