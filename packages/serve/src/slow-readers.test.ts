@@ -11,11 +11,16 @@ const request = (seed: number) => {
   return { prompt: prompt(70, seed), seed, maxTokens: LENGTH, ignoreEos: true } as const;
 };
 
-/** An engine with room for two, and answers that nobody has read after a while. */
+/** An engine with room for four and as many that wait, and answers that nobody has read after a while. */
 async function deafened(count: number) {
-  const engine = make({ maxRunning: 2 });
-  const deaf = Array.from({ length: count }, (_, seed) => engine.submit(request(seed)));
-  await expect.poll(() => engine.stats().paused, { timeout: 30_000, interval: 5 }).toBe(count);
+  const engine = make({ maxRunning: 4, maxQueued: 4 });
+  const deaf: Generation[] = [];
+  while (deaf.length < count) {
+    const wave = Math.min(4, count - deaf.length);
+    for (let i = 0; i < wave; i++) deaf.push(engine.submit(request(deaf.length)));
+    const { length } = deaf;
+    await expect.poll(() => engine.stats().paused, { timeout: 30_000, interval: 2 }).toBe(length);
+  }
   await pause(20);
   return { engine, deaf };
 }
@@ -23,8 +28,8 @@ async function deafened(count: number) {
 const unread = (generations: readonly Generation[]) =>
   generations.map(({ usage }) => usage.completionTokens);
 
-test("answers that nobody reads pause, give others their place, and go on where they were", async () => {
-  const { engine, deaf } = await deafened(6);
+test("however many answers nobody reads, they pause, give others their place, and go on where they were", async () => {
+  const { engine, deaf } = await deafened(24);
   expect(unread(deaf)).toEqual(deaf.map(() => MAX_UNREAD));
   // Nothing is held, and nothing is done.
   const before = engine.stats();
@@ -40,7 +45,7 @@ test("answers that nobody reads pause, give others their place, and go on where 
   const [late] = (await deaf[3]!.collect()).choices;
   expect(late).toEqual((await calm.generate(request(3))).choices[0]);
   expect(deaf[3]!.usage).toMatchObject({ cachedTokens: 0, completionTokens: LENGTH });
-  expect(engine.stats().paused).toBe(5);
+  expect(engine.stats().paused).toBe(23);
 }, 60_000);
 
 test("an answer goes on once half of what waits is read", async () => {
