@@ -127,7 +127,7 @@ const flags = {
   },
   speculate: {
     type: "boolean",
-    help: "guess tokens ahead with the model's MTP module; answers stay the same",
+    help: "guess tokens ahead with the model's MTP modules; answers stay the same",
   },
   backend: backendFlag,
   fast: {
