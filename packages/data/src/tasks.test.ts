@@ -39,6 +39,7 @@ describe("tasks", () => {
           .map(Number)
           .sort((a, b) => a - b)
           .join(" "),
+      "sort-letters": ({ prompt }) => (prompt.match(/\b[a-z]\b/g) ?? []).sort().join(" "),
       arithmetic: ({ prompt }) => String(evaluate(/\d+ . \d+/.exec(prompt)?.[0] ?? "")?.value),
     };
     for (const [task, answer] of Object.entries(known)) {

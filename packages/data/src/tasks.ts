@@ -8,6 +8,7 @@ export type TaskName =
   | "arithmetic"
   | "reverse"
   | "sort"
+  | "sort-letters"
   | "count-letters"
   | "number-to-italian"
   | "italian-to-number"
@@ -57,6 +58,15 @@ const MAKERS: Readonly<Record<TaskName, (draw: Draw) => Made>> = {
     const list = numbers.join(" ");
     return {
       answer: numbers.toSorted((a, b) => a - b).join(" "),
+      question: { en: `Sort ${list}.`, it: `Ordina ${list}.` },
+    };
+  },
+  "sort-letters"(draw) {
+    const all = [...ALPHABET];
+    const drawn = Array.from({ length: 3 + draw(5) }, () => all.splice(draw(all.length), 1));
+    const list = drawn.join(" ");
+    return {
+      answer: drawn.flat().sort().join(" "),
       question: { en: `Sort ${list}.`, it: `Ordina ${list}.` },
     };
   },

@@ -53,7 +53,7 @@ export const chat: Command = defineCommand({
     backend: backendFlag,
   },
   examples: [
-    "chat --model runs/demo/model",
+    "chat --model runs/demo/chat",
     "chat --model http://127.0.0.1:8000/v1 --system 'Be brief.'   # with its key in DSV3_API_KEY",
   ],
   async run({ model, name, system, maxTokens, temperature, topP, seed, backend }, io) {

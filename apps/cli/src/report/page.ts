@@ -1,4 +1,5 @@
 /** A run's report as one page that needs nothing but itself. */
+import type { EvaluationRow } from "./evaluations.ts";
 import {
   configuration,
   cost,
@@ -10,12 +11,27 @@ import {
   summary,
 } from "./facts.ts";
 import { html, Markup } from "./markup.ts";
-import type { RunData } from "./run-data.ts";
+import type { RunData, Sample } from "./run-data.ts";
 import { curve, heatMap } from "./svg.ts";
 
 export function reportPage(run: RunData, pricePerHour: number | undefined): string {
-  const { name, series, samples, evaluations } = run;
-  const page = html`<!doctype html>
+  const { name, samples, evaluations } = run;
+  return pageOf(
+    name,
+    html`${tiles(summary(run))}
+<section id="curves"><h2>Curves</h2>
+${curves(run)}</section>
+${loadMaps(run)}
+${sampleList(samples)}
+${evaluationTable(evaluations)}
+<section id="cost"><h2>Cost</h2>${facts(cost(run, pricePerHour))}</section>
+${run.record ? html`<section id="configuration"><h2>Configuration</h2><details><summary>All settings of the run and its model</summary>${facts(configuration(run))}</details></section>` : undefined}`,
+  );
+}
+
+/** A whole page, which loads nothing. */
+export function pageOf(name: string, body: Markup): string {
+  return html`<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -26,18 +42,29 @@ export function reportPage(run: RunData, pricePerHour: number | undefined): stri
 </head>
 <body>
 <h1>${name}</h1>
-<dl class="tiles">${summary(run).map(([k, v]) => html`<div><dt>${k}</dt><dd>${v}</dd></div>`)}</dl>
-<section id="curves"><h2>Curves</h2>
-<div class="curves">${[...series.names].map((metric) => html`<figure><figcaption>${metric}</figcaption>${curve(metric, series.points)}</figure>`)}</div></section>
-${loadMaps(run)}
-${samples.length > 0 ? html`<section id="samples"><h2>Samples</h2>${samples.map(({ prompt, text }) => html`<blockquote><b>${prompt}</b>${text}</blockquote>`)}</section>` : undefined}
-${evaluations.length > 0 ? html`<section id="evaluations"><h2>Evaluations</h2><div class="wide"><table><thead><tr>${EVALUATION_TITLES.map((t) => html`<th>${t}</th>`)}</tr></thead><tbody>${evaluations.map((row) => html`<tr>${evaluationCells(row).map((c) => html`<td>${c}</td>`)}</tr>`)}</tbody></table></div></section>` : undefined}
-<section id="cost"><h2>Cost</h2>${facts(cost(run, pricePerHour))}</section>
-${run.record ? html`<section id="configuration"><h2>Configuration</h2><details><summary>All settings of the run and its model</summary>${facts(configuration(run))}</details></section>` : undefined}
+${body}
 </body>
 </html>
-`;
-  return page.text;
+`.text;
+}
+
+export function tiles(rows: readonly Fact[]): Markup {
+  return html`<dl class="tiles">${rows.map(([k, v]) => html`<div><dt>${k}</dt><dd>${v}</dd></div>`)}</dl>`;
+}
+
+/** Every metric over the steps. */
+export function curves({ series }: RunData): Markup {
+  return html`<div class="curves">${[...series.names].map((metric) => html`<figure><figcaption>${metric}</figcaption>${curve(metric, series.points)}</figure>`)}</div>`;
+}
+
+export function sampleList(samples: readonly Sample[]): Markup | undefined {
+  if (samples.length === 0) return undefined;
+  return html`<section id="samples"><h2>Samples</h2>${samples.map(({ prompt, text }) => html`<blockquote><b>${prompt}</b>${text}</blockquote>`)}</section>`;
+}
+
+export function evaluationTable(rows: readonly EvaluationRow[]): Markup | undefined {
+  if (rows.length === 0) return undefined;
+  return html`<section id="evaluations"><h2>Evaluations</h2><div class="wide"><table><thead><tr>${EVALUATION_TITLES.map((t) => html`<th>${t}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr>${evaluationCells(row).map((c) => html`<td>${c}</td>`)}</tr>`)}</tbody></table></div></section>`;
 }
 
 function facts(rows: readonly Fact[]): Markup {
