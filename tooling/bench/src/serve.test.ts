@@ -65,7 +65,8 @@ test("tables tell what was measured, and rows what was expected", () => {
   const overhead = { streams: 16, lost: 10, between: [4, 12] } as const;
   const rows = rowsOf([at(1, 10), at(16, 50)], contexts, { cold: 100, hit: 10 }, overhead);
   const text = formatRows(rows);
-  expect(text).toMatch(/16 streams beside one +5 × +at least 4 × +met/);
+  expect(text).toMatch(/16 streams beside one, while all decode +16 × +at least 4 × +met/);
+  expect(text).toMatch(/with their prompts +5 ×/);
   expect(text).toMatch(/the last beside the first +1\.4 × +at most 1\.5 × +met/);
   expect(text).toMatch(/times sooner +10 × +at least 5 × +met/);
   expect(text).toMatch(/tokens\/s lost, median +10 % +at most 5 % +MISSED/);
