@@ -57,10 +57,13 @@ export async function folderModel(
   const { maxContext = config.maxPositionEmbeddings } = options;
   const { cacheTokens = 4 * maxContext, computeDtype = "f32", cacheDtype = computeDtype } = options;
   const { total, mtp: modules } = countParameters(config);
+  // Modules that guess have a cache each, as layers have.
+  const numHiddenLayers = config.numHiddenLayers + (mtp ? config.numNextnPredictLayers : 0);
+  const cached = cacheBytesPerToken({ ...config, numHiddenLayers }, cacheDtype);
   return {
     name,
     maxContext,
-    bytes: 4 * (total + modules) + cacheTokens * cacheBytesPerToken(config, cacheDtype),
+    bytes: 4 * (total + modules) + cacheTokens * cached,
     async load() {
       const tokenizer = await loadTokenizer(dir);
       const weights = await loadModel(dir, { mtp });
