@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import {
   ConversationSource,
+  type SourcedChat,
   solves,
   type TaskItem,
   taskChat,
@@ -93,10 +94,13 @@ export async function teach(bench: Bench, params: ModelParams): Promise<Lesson> 
 async function fineTune(bench: Bench, params: ModelParams): Promise<ModelParams> {
   const { folder, config, tokenizer, plan } = bench;
   const settings = fineTuning(plan.steps.fineTuning);
-  const chats = examples(EXAMPLES).map((item) => {
-    const { messages, source } = taskChat(item);
-    return { ...encodeChat(tokenizer, messages), source };
-  });
+  // Of one to three questions each: a person asks more than one.
+  const chats: SourcedChat[] = [];
+  const items = examples(EXAMPLES);
+  while (items.length > 0) {
+    const messages = items.splice(0, 1 + (chats.length % 3)).flatMap((i) => taskChat(i).messages);
+    chats.push({ ...encodeChat(tokenizer, messages), source: TASK });
+  }
   const rows = new ConversationSource(chats, {
     ...{ length: settings.length, padId: tokenizer.special.eos ?? 0, seed: SEED },
     ...{ epochs: Number.MAX_SAFE_INTEGER, tooLong: "skip" },

@@ -92,7 +92,7 @@ body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background:
 h1 { margin: 0 0 1rem; font-size: 1.9rem; overflow-wrap: anywhere; }
 h2 { margin: 2.5rem 0 .75rem; font-size: 1.2rem; }
 p { max-width: 44rem; color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; margin: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; margin: 0 0 .75rem; }
 .tiles div, figure, blockquote { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; }
 .tiles div { padding: .6rem .8rem; }
 dt, figcaption { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }

@@ -7,6 +7,7 @@ import { runCli } from "../cli.ts";
 import { commands } from "../commands.ts";
 import { lines, makeRun, metricsOf } from "../runs/testing.ts";
 import { fakeIo } from "../testing.ts";
+import { writeStagesReport } from "./stages.ts";
 import { writeReport } from "./write-report.ts";
 
 let dir: string;
@@ -89,6 +90,34 @@ it("tells all that the folder holds, in a page and in Markdown", async () => {
   expect(await readFile(files.html, "utf8")).toBe(
     page.replace(/<tr><th scope="row">price.*?<\/tr>/, ""),
   );
+});
+
+it("puts several runs on one page, with what was measured after each", async () => {
+  const life = join(dir, "life <of> a model");
+  await makeRun(join(life, "first"), 10);
+  await makeRun(join(life, "second"), 20);
+  const stages = [
+    { title: "Text & more", folder: "first" },
+    { title: "Rewards", folder: "second" },
+  ];
+  const evaluations = { results: { "sums, at the end": { "right,likeliest answer": 0.75 } } };
+  const samples = [{ prompt: "1 + 1?", text: " <2>" }];
+  const page = await readFile(
+    await writeStagesReport(life, stages, { samples, evaluations }),
+    "utf8",
+  );
+  checkPage(page);
+  for (const fact of [
+    "Text &amp; more",
+    "sums, at the end",
+    "0.7500",
+    "&lt;2&gt;",
+    ">10<",
+    ">20<",
+  ]) {
+    expect(page).toContain(fact);
+  }
+  expect(page.match(/aria-label="mainLoss over the steps"/g)).toHaveLength(2);
 });
 
 it("stands names that are markup, numbers that are none, and lines that are damaged", async () => {

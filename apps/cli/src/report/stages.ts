@@ -29,7 +29,7 @@ export async function writeStagesReport(
   const sections = await Promise.all(
     stages.map(async ({ title, folder }) => {
       const run = await readRunData(join(dir, folder));
-      return html`<section><h2>${title}</h2>${tiles(summary(run))}<br>${curves(run)}</section>`;
+      return html`<section><h2>${title}</h2>${tiles(summary(run))}${curves(run)}</section>`;
     }),
   );
   const body = html`${evaluationTable(evaluationRows([evaluations]))}
