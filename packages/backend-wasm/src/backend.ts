@@ -3,7 +3,7 @@ import type { Backend, DeviceBuffer } from "@dsv3/tensor";
 import { Compiler } from "./compiler.ts";
 import { CONTROL_BYTES, MAX_THREADS } from "./driver.ts";
 import { WasmExecutable } from "./executable.ts";
-import { hasRelaxedSimd, hasThreads } from "./features.ts";
+import { hasQuickDots, hasRelaxedSimd, hasThreads } from "./features.ts";
 import { freedOrForeign, Heap, type MemorySize, WasmBuffer } from "./memory.ts";
 import { isNode, Pool } from "./pool.ts";
 import { Scratch } from "./scratch.ts";
@@ -41,8 +41,10 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<Backend> {
   }
   const heap = new Heap(CONTROL_BYTES, options.memory);
   const pool = await Pool.start(heap, threads);
-  const compiler = new Compiler({ relaxedSimd }, pool.tableSize, (module, tableSize) =>
-    pool.install(module, tableSize),
+  const compiler = new Compiler(
+    { relaxedSimd, quickDots: relaxedSimd && hasQuickDots() },
+    pool.tableSize,
+    (module, tableSize) => pool.install(module, tableSize),
   );
   const scratch = new Scratch(heap, pool);
 

@@ -30,6 +30,8 @@ import type { Func, Local, Value } from "./asm.ts";
 export interface Target {
   /** Fused multiply-add, int8 dot products and the other relaxed SIMD instructions. */
   readonly relaxedSimd: boolean;
+  /** Relaxed dot products of int8 are one instruction of the processor. They give what others give. */
+  readonly quickDots?: boolean;
 }
 
 export interface PhaseArguments {

@@ -1,8 +1,8 @@
 /**
  * Products of a few rows with a large matrix whose columns are contiguous (weights stored [out, in]):
  * what decoding does. Such a product is as fast as the matrix is read, so nothing is packed: each task
- * reads a run of columns once, in a few streams of whole pages, which is what prefetching is good at,
- * and takes their dot products with all the rows.
+ * reads a run of columns once, in one or two streams that go on from task to task, which is what
+ * prefetching is good at, and takes their dot products with all the rows.
  */
 import type { MatmulKernel, MatrixView } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
@@ -11,12 +11,12 @@ import { decode, encode, loadCode, storeCode } from "../convert.ts";
 import type { KernelCode, PhaseArguments, Target } from "../kernel.ts";
 import { asF32, load4, pick } from "./matmul-pack.ts";
 import {
-  FACTORS,
   type PreparedRow,
   preparedRow,
   prepareRow,
   type QuickReader,
   quickReader,
+  SPAN,
   UNUSABLE,
 } from "./matmul-quick.ts";
 import { multiplyAdd } from "./matmul-tile.ts";
@@ -35,8 +35,8 @@ const UNROLLED_INTEGERS = 128;
 const SUMS = 8;
 /** Bytes of weights in a stream of a task: many beside the cost of starting it. */
 const STREAM_BYTES = 8192;
-/** Columns read side by side, by the number of rows: as many sums as there are registers for. */
-const STREAMS = [4, 4, 2, 2];
+/** Columns read side by side: more of them leave prefetching behind. */
+const STREAMS = 2;
 
 /** Whether {@link fewRows} takes a kernel, as it is or transposed; undefined: it does not. */
 export function asFewRows(kernel: MatmulKernel): MatmulKernel | undefined {
@@ -54,8 +54,8 @@ export function asFewRows(kernel: MatmulKernel): MatmulKernel | undefined {
 }
 
 /** The quick reader of the weights, where they have one and their scales hold for whole chunks. */
-function readerOf({ b, k }: MatmulKernel): QuickReader | undefined {
-  const reader = quickReader(b.dtype, b.scale !== undefined);
+function readerOf({ m, b, k }: MatmulKernel, target: Target): QuickReader | undefined {
+  const reader = quickReader(b.dtype, b.scale !== undefined, m, target);
   const along = b.scale?.block[0] ?? 0;
   if (!reader) return undefined;
   if (k < reader.chunk || along % reader.chunk !== 0) return undefined;
@@ -82,6 +82,15 @@ export function transposed(kernel: MatmulKernel): MatmulKernel {
   };
 }
 
+/** Sums over the lanes of up to four vectors of i32, each in its lane. */
+function acrossLanes(f: Func, vectors: readonly V[]): V {
+  const kept = vectors.map((x) => f.keep(x));
+  const [a, b, c, d] = [0, 1, 2, 3].map((i) => kept[i % kept.length] as V) as [V, V, V, V];
+  const pair = (x: V, y: V) => f.keep(i32x4.add(pick(x, y, 0, 4, 1, 5), pick(x, y, 2, 6, 3, 7)));
+  const [ab, cd] = [pair(a, b), pair(c, d)];
+  return i32x4.add(pick(ab, cd, 0, 1, 4, 5), pick(ab, cd, 2, 3, 6, 7));
+}
+
 /** How the loop over k reads weights. */
 interface Reading {
   readonly quick?: QuickReader;
@@ -94,8 +103,9 @@ interface Reading {
   /** Partial sums of each dot product, and how many numbers each is made of. */
   readonly sums: number;
   readonly parts: number;
-  /** Elements that a vector of weights, or one of each part of a row, has. */
+  /** Elements that a vector of weights has, and vectors of a row that it meets. */
   readonly lanes: number;
+  readonly vectors: number;
   /** Elements between two totals of the partial sums. */
   readonly span: number;
 }
@@ -103,24 +113,25 @@ interface Reading {
 function reading({ k, b }: MatmulKernel, products: number, quick?: QuickReader): Reading {
   const chunk = quick?.chunk ?? VECTOR;
   const along = Math.min(b.scale?.block[0] ?? k, quick?.span ?? k);
-  let step = quick?.bits === undefined ? UNROLLED : UNROLLED_INTEGERS;
+  let step = quick?.peak === undefined ? UNROLLED : UNROLLED_INTEGERS;
   while (step > chunk && (k % step || along % step)) step /= 2;
-  const { parts, width } = quick ?? { parts: 1, width: 4 };
-  // Sums of integers are done in one cycle.
+  const { parts, vectors, width } = quick ?? { parts: 1, vectors: 1, width: 4 };
+  // Sums of integers are done in one cycle; those of digits gain nothing by being split.
   const sums =
-    quick?.bits !== undefined
-      ? 1
-      : Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / products)));
-  const lanes = (16 * parts) / width;
-  return { ...(quick && { quick }), chunk, step, width, sums, parts, lanes, span: along };
+    quick?.peak === undefined
+      ? Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / products)))
+      : 1;
+  const lanes = (16 * vectors) / width;
+  return { ...(quick && { quick }), chunk, step, width, sums, parts, lanes, vectors, span: along };
 }
 
 export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const { batch, m, n, k, a, b, out, add } = kernel;
   const matrices = batch.reduce((x, y) => x * y, 1);
   if (m === 0 || n === 0 || matrices === 0) return { phases: [] };
-  const quick = readerOf(kernel);
-  const streams = Math.min(n, STREAMS[m - 1] as number);
+  const quick = readerOf(kernel, target);
+  // Eight sums of f32, of four rows, are more than there are registers for.
+  const streams = m < FEW_ROWS || quick?.peak !== undefined ? Math.min(n, STREAMS) : 1;
   const exact = reading(kernel, m * streams);
   const size = dtypeBytes(b.dtype);
   // Each stream has its own stretch of columns, and a task a run of each: streams go on from task to task.
@@ -153,6 +164,9 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       total: f.local("v128"),
       partial: Array.from({ length: SUMS }, () => locals(quick?.parts ?? 1)),
     }));
+    /** Totals of a row in the lanes of their streams, where these are sums of integers. */
+    const inLanes = Array.from({ length: m }, () => f.local("v128"));
+    const lane0 = i32x4.const(-1, 0, 0, 0);
     const largest = f.local("v128");
     const x = f.local("i32");
     const end = f.local("i32");
@@ -173,12 +187,24 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       const quickRows =
         rowOf && f.keep(i32.add(args.sharedScratch(), i32.mul(matrix, m * prepared)));
       const scales = scalesAddress(f, args, b, batch, matrix);
-      /** Scale of a stream's column at a step of k, for four lanes. */
-      const scaleAt = (stream: number, at: Value<"i32">): V | undefined => {
-        if (!b.scale || !scales) return undefined;
-        const { block, row } = b.scale;
+      /** Place of the scale of a stream's column at a step of k. */
+      const scalePlace = (stream: number, at: Value<"i32">): Value<"i32"> => {
+        const { block, row } = b.scale as NonNullable<MatrixView["scale"]>;
         const from = (place[stream] as (typeof place)[number]).scales;
-        return v128.load32Splat(i32.add(from, i32.mul(i32.divU(at, block[0]), 4 * row)));
+        return i32.add(from, i32.mul(i32.divU(at, block[0]), 4 * row));
+      };
+      /** The scale, for four lanes. */
+      const scaleAt = (stream: number, at: Value<"i32">): V | undefined =>
+        scales && f.keep(v128.load32Splat(scalePlace(stream, at)));
+      /** The scales of all streams, each in its lane. */
+      const scalesAt = (at: Value<"i32">): V | undefined => {
+        if (!scales) return undefined;
+        const first = v128.load32Zero(scalePlace(0, at));
+        return f.keep(
+          place
+            .slice(1)
+            .reduce((x, _, s) => v128.load32Lane(scalePlace(s + 1, at), x, s + 1), first),
+        );
       };
 
       /** The dot products of all rows with a column of each stream. */
@@ -189,13 +215,26 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
           f.set(weights, i32.add(base, i32.mul(column, b.col * size)));
         }
         f.set(x, rowOf && reader.quick && quickRows ? i32.add(quickRows, rowOf.numbers) : rows);
-        for (const { total } of products) f.set(total, f32x4.const(0));
+        for (const sum of [...products.map(({ total }) => total), ...inLanes]) {
+          f.set(sum, f32x4.const(0));
+        }
         if (whole > 0) {
           f.for(start, 0, i32.const(whole), span, () => {
             const own = products.map(({ partial }) =>
               partial.slice(0, reader.sums).map((parts) => parts.slice(0, reader.parts)),
             );
+            const spanAt =
+              reader.quick &&
+              f.keep(
+                i32.add(quickRows as Local<"i32">, i32.mul(i32.divU(start, span), SPAN.bytes)),
+              );
             for (const part of own.flat(2)) f.set(part, f32x4.const(0));
+            if (spanAt && reader.quick?.starts) {
+              for (const [p, { row }] of products.entries()) {
+                const last = own[p]?.[0]?.at(-1) as Local<"v128">;
+                f.set(last, v128.load(spanAt, row * prepared + SPAN.start));
+              }
+            }
             const addStep = () => {
               for (let at = 0; at < reader.step; at += reader.chunk) addChunk(reader, own, at);
               f.inc(x, reader.width * reader.step);
@@ -208,24 +247,37 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
             } else f.set(end, i32.add(x, i32.const(reader.width * span)));
             if (span === reader.step) addStep();
             else f.while(i32.ne(x, end), addStep);
-            const scale = place.map((_, stream) => {
-              const loaded = scaleAt(stream, start);
-              return loaded && f.keep(loaded);
-            });
-            const factors = Array.from({ length: reader.quick ? m : 0 }, (_, row) => {
-              const at = i32.add(quickRows as Local<"i32">, i32.mul(i32.divU(start, span), 4));
-              return f.keep(v128.load32Splat(at, row * prepared + FACTORS));
-            });
-            for (const [p, { total, row, stream }] of products.entries()) {
-              const sum = (own[p] as Local<"v128">[][])
+            const factors = Array.from({ length: spanAt ? m : 0 }, (_, row) =>
+              f.keep(v128.load32Splat(spanAt as Local<"i32">, row * prepared + SPAN.factor)),
+            );
+            const sums = products.map((_, p) =>
+              (own[p] as Local<"v128">[][])
                 .map((parts): V => (reader.quick ? reader.quick.total(parts) : (parts[0] as V)))
-                .reduce((y, z) => f32x4.add(y, z));
+                .reduce((y, z) => f32x4.add(y, z)),
+            );
+            if (reader.quick?.integers) {
+              const scale = scalesAt(start);
+              for (const [row, all] of inLanes.entries()) {
+                const integers = acrossLanes(f, sums.slice(row * streams, (row + 1) * streams));
+                const both = f32x4.mul(f32x4.convertI32x4S(integers), factors[row] as V);
+                f.set(all, scale ? madd(both, scale, all) : f32x4.add(all, both));
+              }
+              return;
+            }
+            const scale = place.map((_, stream) => scaleAt(stream, start));
+            for (const [p, { total, row, stream }] of products.entries()) {
               const factor = factors[row];
-              const both = factor ? f32x4.mul(sum, factor) : sum;
+              const both = factor ? f32x4.mul(sums[p] as V, factor) : (sums[p] as V);
               const by = scale[stream];
               f.set(total, by ? madd(both, by, total) : f32x4.add(total, both));
             }
           });
+        }
+        if (reader.quick?.integers) {
+          for (const { total, row, stream } of products) {
+            const all = inLanes[row] as V;
+            f.set(total, v128.and(pick(all, all, stream, 0, 0, 0), lane0));
+          }
         }
         if (reader.quick) f.set(x, i32.add(rows, i32.const(4 * whole)));
         if (k > whole) addRest(k - whole);
@@ -239,7 +291,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
         const { width, lanes } = reader;
         for (let e = at; e < at + reader.chunk; e += lanes) {
           const numbers = Array.from({ length: m }, (_, row) =>
-            Array.from({ length: reader.parts }, (_, p) => {
+            Array.from({ length: reader.vectors }, (_, p) => {
               const apart = reader.quick ? prepared : 4 * a.row;
               const vector = v128.load(x, row * apart + width * e + 16 * p);
               return streams > 1 ? f.keep(vector) : vector;
@@ -264,11 +316,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       /** The last `count` steps, which do not fill a step of the loop, one by one. */
       const addRest = (count: number) => {
         f.set(end, i32.add(x, i32.const(4 * count)));
-        const scale = place.map((_, stream) => {
-          const loaded = scaleAt(stream, i32.const(k - 1));
-          return loaded && f.keep(loaded);
-        });
-        const lane0 = i32x4.const(-1, 0, 0, 0);
+        const scale = place.map((_, stream) => scaleAt(stream, i32.const(k - 1)));
         f.while(i32.ne(x, end), () => {
           for (const [stream, { weights }] of place.entries()) {
             const code = i32x4.splat(loadCode(b.dtype, weights));
@@ -317,7 +365,7 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
           sumUp(reads);
           let unusable: Value<"i32"> | undefined;
           if (quick.unusable) unusable = v128.anyTrue(quick.unusable(largest));
-          else if (quick.bits !== undefined) {
+          else if (quick.peak !== undefined) {
             unusable = Array.from({ length: m }, (_, row) =>
               i32.load(quickRows, row * prepared + UNUSABLE),
             ).reduce((p: Value<"i32">, q) => i32.or(p, q));

@@ -10,12 +10,7 @@
  * - f16 and f8: bits are shifted to where f32 has them. The exponents are then too small by the
  *   difference of the biases, which the row makes up for. What is not finite would be read as a
  *   number, so the largest code is tracked, and the caller falls back to exact conversion.
- * - i8: a row becomes pairs of integers, x = 2^(e − 13) (high + 2^−15 low) with |high|, |low| ≤ 2^14
- *   and e the exponent of the largest number: 29 bits, more than sums in f32 keep. Products are
- *   summed in i32 exactly.
- * - i8 with scales, which is rounded to 8 bits of each run's largest: a row becomes single integers,
- *   x = 2^(e − 14) q with |q| < 2^15 and e the exponent of the largest of the numbers that meet one
- *   scale. That rounds by at most 2^−15 of this largest, and halves the work.
+ * - i8: see matmul-quick-i8.ts.
  */
 import type { DType } from "@dsv3/tensor";
 import {
@@ -30,14 +25,17 @@ import {
   type Value,
   v128,
 } from "../asm.ts";
+import type { Target } from "../kernel.ts";
 import { pick, transpose4 } from "./matmul-pack.ts";
+import { quickI8 } from "./matmul-quick-i8.ts";
 
 type V = Value<"v128">;
 type Sum = Local<"v128">;
 
 /**
- * A row of `steps` elements as it is prepared: whether sums must be taken another way (i32), a factor
- * (f32) for the sums of each span of elements, then the numbers. Places and sizes in bytes.
+ * A row of `steps` elements as it is prepared: whether sums must be taken another way (i32); for each
+ * span of elements a factor for its sums (f32), and what they start with (four i32); then the numbers.
+ * Places and sizes in bytes.
  */
 export interface PreparedRow {
   readonly reader: QuickReader;
@@ -47,10 +45,15 @@ export interface PreparedRow {
   readonly bytes: number;
 }
 export const UNUSABLE = 0;
-export const FACTORS = 4;
+const SPANS = 16;
+export const SPAN: Readonly<Record<"factor" | "start" | "bytes", number>> = {
+  factor: SPANS,
+  start: SPANS + 16,
+  bytes: 32,
+};
 
 export function preparedRow(reader: QuickReader, steps: number, span: number): PreparedRow {
-  const numbers = Math.ceil((FACTORS + 4 * Math.ceil(steps / span)) / 16) * 16;
+  const numbers = SPANS + SPAN.bytes * Math.ceil(steps / span);
   const bytes = Math.ceil((numbers + reader.width * steps) / 64) * 64;
   return { reader, steps, span, numbers, bytes };
 }
@@ -58,16 +61,16 @@ export function preparedRow(reader: QuickReader, steps: number, span: number): P
 export interface QuickReader {
   /** Elements in a chunk. */
   readonly chunk: number;
-  /** Bytes of a row's element. */
-  readonly width: 2 | 4;
-  /** Partial sums for each sum. */
+  /** Bytes of a row's element, vectors of a row that meet a vector of weights, and partial sums of each sum. */
+  readonly width: number;
+  readonly vectors: number;
   readonly parts: number;
   /** Most elements between calls of `total`. */
   readonly span: number;
   /** The exponent that rows make up for; none: numbers are taken as they are. */
   readonly exponent?: number;
-  /** Bits of the integers that numbers become, without the sign. */
-  readonly bits?: number;
+  /** Numbers become integers (of some fraction) up to this one. */
+  readonly peak?: number;
   /**
    * Vectors of weights of the chunk at an address and offset, one after another: code is written as they
    * are asked for. `largest` keeps the largest code.
@@ -75,12 +78,15 @@ export interface QuickReader {
   weights(f: Func, address: Value<"i32">, offset: number, largest: Sum): Generator<V>;
   /** Adds products with vectors of a row to partial sums. Default: one sum, in f32. */
   add?(f: Func, weights: V, row: readonly V[], sums: readonly Sum[]): void;
-  /** The sum of partial sums. */
+  /** The sum of partial sums: f32, or i32 where `integers`, which are then added across lanes, too. */
   total(parts: readonly V[]): V;
+  readonly integers?: boolean;
   /** Whether the largest code is not finite. */
   unusable?(largest: V): V;
-  /** Lays out a chunk of a row, given as vectors of numbers. */
-  layOut(f: Func, numbers: readonly V[]): V[];
+  /** Whether the last partial sum of each sum starts with what a row has for each span. */
+  readonly starts?: boolean;
+  /** Lays out a chunk of a row, given as vectors of numbers; adds to what its span starts with. */
+  layOut(f: Func, numbers: readonly V[], start: Sum): V[];
 }
 
 /** Rows are scaled to about 2^(exponent + this): far from both ends of what f32 can hold. */
@@ -95,6 +101,7 @@ const pairs = (_: Func, [a, b]: readonly V[]) => [
 const bf16: QuickReader = {
   chunk: 8,
   width: 4,
+  vectors: 1,
   parts: 1,
   span: Number.POSITIVE_INFINITY,
   *weights(f, address, offset) {
@@ -111,6 +118,7 @@ const F16_MASK = i32x4.const(0x8fffe000 | 0);
 const f16: QuickReader = {
   chunk: 8,
   width: 4,
+  vectors: 1,
   parts: 1,
   span: Number.POSITIVE_INFINITY,
   exponent: 127 - 15,
@@ -133,6 +141,7 @@ function f8(mantissa: number, bias: number, notFinite: number): QuickReader {
   return {
     chunk: 16,
     width: 4,
+    vectors: 1,
     parts: 1,
     span: Number.POSITIVE_INFINITY,
     exponent: 127 - bias,
@@ -154,60 +163,21 @@ function f8(mantissa: number, bias: number, notFinite: number): QuickReader {
   };
 }
 
-/** Rows of integers of 15 bits, or of 14 and a second part with what these leave. */
-function i8(parts: 1 | 2): QuickReader {
-  const bits = parts === 1 ? 15 : 14;
-  const split = (f: Func, x: V): V[] => {
-    const high = f.keep(f32x4.nearest(x));
-    const integers = [f.keep(i32x4.truncSatF32x4S(high))];
-    if (parts === 1) return integers;
-    const low = f32x4.nearest(f32x4.mul(f32x4.sub(x, high), f32x4.const(2 ** 15)));
-    return [...integers, f.keep(i32x4.truncSatF32x4S(low))];
-  };
-  return {
-    chunk: 16,
-    width: parts === 1 ? 2 : 4,
-    parts,
-    bits,
-    // Each adds at most 2^7 · 2^15 to a quarter of the lanes: far from 2^31.
-    span: 1024,
-    *weights(_, address, offset) {
-      yield v128.load8x8S(address, offset);
-      yield v128.load8x8S(address, offset + 8);
-    },
-    add(f, weights, row, sums) {
-      for (const [part, sum] of sums.entries()) {
-        f.set(sum, i32x4.add(sum, i32x4.dotI16x8S(weights, row[part] as V)));
-      }
-    },
-    total: ([high, low]) => {
-      const sum = f32x4.convertI32x4S(high as V);
-      if (!low) return sum;
-      return f32x4.add(sum, f32x4.mul(f32x4.convertI32x4S(low), f32x4.const(2 ** -15)));
-    },
-    layOut(f, numbers) {
-      const integers = numbers.map((x) => split(f, x));
-      return [0, 2].flatMap((v) =>
-        Array.from({ length: parts }, (_, part) =>
-          i16x8.narrowI32x4S(integers[v]?.[part] as V, integers[v + 1]?.[part] as V),
-        ),
-      );
-    },
-  };
-}
-
 const READERS: Partial<Record<DType, QuickReader>> = {
   bf16,
   f16,
   f8e4m3: f8(3, 7, 0x7f),
   f8e5m2: f8(2, 15, 0x7c),
-  i8: i8(2),
 };
-const SCALED_I8 = i8(1);
 
-/** The reader of weights of a format, where it has one. */
-export function quickReader(dtype: DType, scaled: boolean): QuickReader | undefined {
-  return dtype === "i8" && scaled ? SCALED_I8 : READERS[dtype];
+/** The reader of weights of a format that meet so many rows, where it has one. */
+export function quickReader(
+  dtype: DType,
+  scaled: boolean,
+  rows: number,
+  target: Target,
+): QuickReader | undefined {
+  return dtype === "i8" ? quickI8(scaled, rows, target) : READERS[dtype];
 }
 
 /** Writes the row of f32 at `from`. */
@@ -219,57 +189,61 @@ export function prepareRow(
 ): void {
   const source = f.keep(from);
   const target = f.keep(i32.add(to, numbers));
-  const factors = f.keep(to);
+  const spans = f.keep(to);
   const unusable = f.local("i32", 0);
   const end = f.keep(from);
   const last = f.keep(i32.add(from, i32.const(4 * steps)));
   const scale = f.local("f32", f32.const(1));
   const factor = f.local("f32", f32.const(1));
   const most = f.local("v128");
+  const started = f.local("v128");
   f.while(i32.ne(source, last), () => {
     const start = f.keep(source);
     f.inc(end, 4 * span);
     if (steps % span) f.if(i32.gtU(end, last), () => f.set(end, last));
-    if (reader.exponent !== undefined || reader.bits !== undefined) {
-      f.set(most, f32x4.const(0));
+    if (reader.exponent !== undefined || reader.peak !== undefined) {
+      // Codes without the sign grow with the number, up to infinity and NaN.
+      f.set(most, i32x4.const(0));
       f.while(i32.ne(source, end), () => {
-        f.set(most, f32x4.max(most, f32x4.abs(v128.load(source))));
+        f.set(most, i32x4.maxU(most, f32x4.abs(v128.load(source))));
         f.inc(source, 16);
       });
       f.set(source, start);
-      const half = f.keep(f32x4.max(most, pick(most, most, 2, 3, 0, 1)));
-      const code = i32x4.extractLane(f32x4.max(half, pick(half, half, 1, 0, 3, 2)), 0);
-      // Powers of two, by their exponents. Where rows are not finite, all of this is NaN or infinite.
-      const exponent = f.keep(i32.sub(i32.shrU(code, 23), 127));
-      const power = (x: Value<"i32">) => f32.reinterpretI32(i32.shl(i32.add(x, 127), 23));
-      if (reader.bits !== undefined) {
-        f.if(i32.gtS(exponent, 112), () => {
+      const half = f.keep(i32x4.maxU(most, pick(most, most, 2, 3, 0, 1)));
+      const largest = f.keep(f32x4.extractLane(i32x4.maxU(half, pick(half, half, 1, 0, 3, 2)), 0));
+      if (reader.peak !== undefined) {
+        // Not so for NaN either.
+        f.if(i32.eqz(f32.lt(largest, f32.const(2 ** 112))), () => {
           f.set(unusable, 1);
-          f.set(exponent, 0);
+          f.set(largest, f32.const(1));
         });
-        f.if(i32.ltS(exponent, -112), () => f.set(exponent, -112));
-        f.set(scale, power(i32.sub(reader.bits - 1, exponent)));
-        f.set(factor, power(i32.sub(exponent, reader.bits - 1)));
+        f.set(largest, f32.max(largest, f32.const(2 ** -112)));
+        f.set(scale, f32.div(f32.const(reader.peak), largest));
+        f.set(factor, f32.div(largest, f32.const(reader.peak)));
       } else {
+        // Powers of two, by their exponents. Where rows are not finite, all of this is NaN or infinite.
+        const exponent = f.keep(i32.sub(i32.shrU(i32.reinterpretF32(largest), 23), 127));
+        const power = (x: Value<"i32">) => f32.reinterpretI32(i32.shl(i32.add(x, 127), 23));
         f.if(i32.ltS(exponent, LEAST), () => f.set(exponent, LEAST));
         f.if(i32.gtS(exponent, 100), () => f.set(exponent, 100));
         f.set(scale, power(i32.sub((reader.exponent as number) + LEAST, exponent)));
         f.set(factor, power(i32.sub(exponent, LEAST)));
       }
     }
-    f.do(f32.store(factors, factor, FACTORS));
-    f.inc(factors, 4);
+    f.set(started, i32x4.const(0));
     const scales = f.keep(f32x4.splat(scale));
     f.while(i32.ne(source, end), () => {
       const scaled = Array.from({ length: reader.chunk / 4 }, (_, n) =>
         f.keep(f32x4.mul(v128.load(source, 16 * n), scales)),
       );
-      for (const [n, x] of reader.layOut(f, scaled).entries()) {
+      for (const [n, x] of reader.layOut(f, scaled, started).entries()) {
         f.do(v128.store(target, x, 16 * n));
       }
       f.inc(source, 4 * reader.chunk);
       f.inc(target, reader.width * reader.chunk);
     });
+    f.do(f32.store(spans, factor, SPAN.factor), v128.store(spans, started, SPAN.start));
+    f.inc(spans, SPAN.bytes);
   });
   f.do(i32.store(to, unusable, UNUSABLE));
 }
