@@ -160,6 +160,15 @@ test("an engine that says nothing to three checks loses its requests; who waits 
   await expect.poll(() => fakes[0]!.asked.map(({ gone }) => gone)).toEqual([true, true, true]);
 }, 10_000);
 
+test("an engine that does not end its stream after its end is left, and the client is not kept", async () => {
+  const { app, fakes } = await front([sends(`${data(hello)}data: [DONE]\n\n`, "hangs")]);
+  const began = performance.now();
+  const answer = await post(app, chat, { model: "m", messages, stream: true });
+  expect(eventsIn(await answer.text())).toMatchObject([hello, "[DONE]"]);
+  expect(performance.now() - began).toBeLessThan(800);
+  await expect.poll(() => fakes[0]!.asked[0]!.gone, { timeout: 3000 }).toBe(true);
+});
+
 test("a check that is refused is no silence: what is at work goes on", async () => {
   const held: (() => void)[] = [];
   const slow: Answering = (response, asked) =>

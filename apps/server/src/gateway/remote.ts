@@ -91,8 +91,9 @@ export class Remote implements Working {
     try {
       for await (const data of eventData(bytes, MAX_EVENT)) {
         if (data === "[DONE]") {
-          answer.setTimeout(MAX_REST, () => answer.destroy());
-          answer.resume();
+          // Not the connection's own clock: it may serve another request already.
+          const late = setTimeout(() => answer.destroy(), MAX_REST);
+          answer.once("close", () => clearTimeout(late)).resume();
           return;
         }
         const chunk: unknown = JSON.parse(data);
