@@ -20,7 +20,7 @@ import { printJson } from "../ui/json.ts";
 
 export const demo: Command = defineCommand({
   summary:
-    "Trains a small DeepSeek-V3 on real text, teaches it a task by examples and rewards, in about four minutes.",
+    "Trains a small DeepSeek-V3 on real text, teaches it a task by examples and rewards, in about three minutes.",
   flags: {
     out: {
       type: "string",
