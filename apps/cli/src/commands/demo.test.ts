@@ -78,6 +78,7 @@ it("takes the time that it is given, and stops on Ctrl-C with what it has", asyn
   expect((await readdir(out)).sort()).toEqual(["model", "moe", "sft"]);
   expect(io.stdout.text).toContain(`generate --model ${join(out, "model")}`);
   expect(io.stdout.text).not.toContain("chat --model");
+  expect(io.stdout.text).not.toContain("unseen questions");
 }, 240_000);
 
 it("shares out steps and seconds among the parts of the life", () => {

@@ -71,6 +71,10 @@ export class Reporter {
       row("likeliest answer", "greedy"),
       row("answer drawn at random", "sampled"),
     ]);
+    if (afterFineTuning.sampled === 0) {
+      this.#line("It was never right after the examples, so that there was nothing to reward.");
+      this.#line("A longer training mends that: --seconds with a higher number.\n");
+    }
     for (const { prompt, text } of answers) this.#line(`${this.#style("bold", prompt)}  ${text}`);
   }
 
