@@ -10,15 +10,8 @@ import { type Func, f32x4, i32, i32x4, type Local, type Value, v128 } from "../a
 import { decode, encode, loadCode, storeCode } from "../convert.ts";
 import type { KernelCode, PhaseArguments, Target } from "../kernel.ts";
 import { asF32, load4, pick } from "./matmul-pack.ts";
-import {
-  type PreparedRow,
-  preparedRow,
-  prepareRow,
-  type QuickReader,
-  quickReader,
-  SPAN,
-  UNUSABLE,
-} from "./matmul-quick.ts";
+import { type PreparedRow, preparedRow, prepareRow, SPAN, UNUSABLE } from "./matmul-quick.ts";
+import { type Reading, readerOf, reading, SUMS, VECTOR } from "./matmul-reading.ts";
 import { multiplyAdd } from "./matmul-tile.ts";
 import { matrixAddress, scalesAddress } from "./matmul-view.ts";
 
@@ -26,13 +19,6 @@ type V = Value<"v128">;
 
 /** With more rows than this, tiles are faster than dot products. */
 const FEW_ROWS = 4;
-/** Elements of a vector: what the loop over k takes at least, for weights without a quick reader. */
-const VECTOR = 4;
-/** Elements that the loop over k takes at most: 8 vectors, and of integers as many as share a scale. */
-const UNROLLED = 32;
-const UNROLLED_INTEGERS = 128;
-/** Partial sums in all, so that one addition need not wait for the one before. */
-const SUMS = 8;
 /** Bytes of weights in a stream of a task: many beside the cost of starting it. */
 const STREAM_BYTES = 8192;
 /** Columns read side by side: more of them leave prefetching behind. */
@@ -51,16 +37,6 @@ export function asFewRows(kernel: MatmulKernel): MatmulKernel | undefined {
       along % VECTOR === 0
     );
   });
-}
-
-/** The quick reader of the weights, where they have one and their scales hold for whole chunks. */
-function readerOf({ m, b, k }: MatmulKernel, target: Target): QuickReader | undefined {
-  const reader = quickReader(b.dtype, b.scale !== undefined, m, target);
-  const along = b.scale?.block[0] ?? 0;
-  if (!reader) return undefined;
-  if (k < reader.chunk || along % reader.chunk !== 0) return undefined;
-  // Spans of partial sums must not cross from one scale to the next.
-  return along <= reader.span || along % reader.span === 0 ? reader : undefined;
 }
 
 /** outᵀ = bᵀ aᵀ */
@@ -82,47 +58,12 @@ export function transposed(kernel: MatmulKernel): MatmulKernel {
   };
 }
 
-/** Sums over the lanes of up to four vectors of i32, each in its lane. */
+/** Sums over the lanes of one or two vectors of i32, each in its lane. */
 function acrossLanes(f: Func, vectors: readonly V[]): V {
-  const kept = vectors.map((x) => f.keep(x));
-  const [a, b, c, d] = [0, 1, 2, 3].map((i) => kept[i % kept.length] as V) as [V, V, V, V];
-  const pair = (x: V, y: V) => f.keep(i32x4.add(pick(x, y, 0, 4, 1, 5), pick(x, y, 2, 6, 3, 7)));
-  const [ab, cd] = [pair(a, b), pair(c, d)];
-  return i32x4.add(pick(ab, cd, 0, 1, 4, 5), pick(ab, cd, 2, 3, 6, 7));
-}
-
-/** How the loop over k reads weights. */
-interface Reading {
-  readonly quick?: QuickReader;
-  /** Elements between two places where the code starts over: a chunk of the reader. */
-  readonly chunk: number;
-  /** Elements that the loop takes at once: whole chunks. */
-  readonly step: number;
-  /** Bytes of an element of the rows. */
-  readonly width: number;
-  /** Partial sums of each dot product, and how many numbers each is made of. */
-  readonly sums: number;
-  readonly parts: number;
-  /** Elements that a vector of weights has, and vectors of a row that it meets. */
-  readonly lanes: number;
-  readonly vectors: number;
-  /** Elements between two totals of the partial sums. */
-  readonly span: number;
-}
-
-function reading({ k, b }: MatmulKernel, products: number, quick?: QuickReader): Reading {
-  const chunk = quick?.chunk ?? VECTOR;
-  const along = Math.min(b.scale?.block[0] ?? k, quick?.span ?? k);
-  let step = quick?.peak === undefined ? UNROLLED : UNROLLED_INTEGERS;
-  while (step > chunk && (k % step || along % step)) step /= 2;
-  const { parts, vectors, width } = quick ?? { parts: 1, vectors: 1, width: 4 };
-  // Sums of integers are done in one cycle; those of digits gain nothing by being split.
-  const sums =
-    quick?.peak === undefined
-      ? Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / products)))
-      : 1;
-  const lanes = (16 * vectors) / width;
-  return { ...(quick && { quick }), chunk, step, width, sums, parts, lanes, vectors, span: along };
+  const a = f.keep(vectors[0] as V);
+  const b = vectors[1] ? f.keep(vectors[1]) : a;
+  const halves = f.keep(i32x4.add(pick(a, b, 0, 4, 1, 5), pick(a, b, 2, 6, 3, 7)));
+  return i32x4.add(halves, pick(halves, halves, 2, 3, 0, 1));
 }
 
 export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
