@@ -37,10 +37,25 @@ export function stepsFor(preTraining: number): Steps {
   };
 }
 
+/**
+ * With half as many steps of fine-tuning the model is hardly ever right, and rewards have nothing to
+ * choose from. A slow machine does these too, unless they would take more than a share of the time.
+ */
+const LEAST_FINE_TUNING = { steps: 320, share: 0.4 } as const;
+
 /** As many steps as fit in so many seconds, where one of pre-training takes `each`. */
 export function stepsWithin(seconds: number, each: number): Steps {
-  const perStep = PARTS.reduce((sum, part) => sum + SHARE[part] * LENGTH[part], 0);
-  return stepsFor(Math.max(2, Math.round(seconds / (each * perStep))));
+  const most = LEAST_FINE_TUNING.share * (seconds / (each * LENGTH.fineTuning));
+  const least = Math.min(LEAST_FINE_TUNING.steps, most);
+  // Steps of pre-training, each with its share of other parts.
+  const steps = (left: number, parts: readonly Part[]) =>
+    left / (each * parts.reduce((sum, part) => sum + SHARE[part] * LENGTH[part], 0));
+  const whole = (n: number) => Math.max(2, Math.round(n));
+  const even = steps(seconds, PARTS);
+  if (even * SHARE.fineTuning >= least) return stepsFor(whole(even));
+  const left = seconds - least * LENGTH.fineTuning * each;
+  const others = steps(left, ["preTraining", "reinforcement"]);
+  return { ...stepsFor(whole(others)), fineTuning: whole(least) };
 }
 
 /** Seconds that a part should take. */
