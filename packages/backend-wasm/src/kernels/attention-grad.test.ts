@@ -141,6 +141,17 @@ describe("attentionGrad", () => {
     check({ queries: 50, keys: 150, heads: 2, keyHeads: 1, qkWidth: 17, vWidth: 18 });
   });
 
+  it("reads no segment beyond the last key, where memory may end", () => {
+    for (let keys = 16; keys <= 96; keys += 16) {
+      const [heads, width] = [1, 4];
+      const segments = Array.from({ length: keys }, (_, i) => Math.floor((2 * i) / keys));
+      check({
+        ...{ batch: 1, queries: keys, keys, heads, keyHeads: heads },
+        ...{ qkWidth: width, vWidth: width, causal: true, segments },
+      });
+    }
+  });
+
   it("keeps to segments", () => {
     const segments = Array.from({ length: 2 * 60 }, (_, i) => Math.floor((i * 3) / 60));
     check({

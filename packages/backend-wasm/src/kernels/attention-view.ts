@@ -129,7 +129,10 @@ export function sees(
 ): V {
   const inTime = i32x4.leS(i32x4.splat(at.key), v128.load(at.sight, 16 * j));
   if (shape.segments === undefined) return inTime;
-  const place = i32.add(i32.mul(at.batch, shape.keys), at.key);
+  // A tile may go on beyond the last key, where there may be no memory: the last one's segment in its place.
+  const beyond = i32.sub(at.key, shape.keys - 1);
+  const key = i32.add(i32.and(beyond, i32.shrS(beyond, 31)), shape.keys - 1);
+  const place = i32.add(i32.mul(at.batch, shape.keys), key);
   const segment = v128.load32Splat(i32.add(args.slot(shape.segments), i32.shl(place, 2)));
   return v128.and(inTime, i32x4.eq(segment, v128.load(at.sight, 32 + 16 * j)));
 }

@@ -132,6 +132,17 @@ describe("attention", () => {
     check({ queries: 40, keys: 150, heads: 2, keyHeads: 1, qkWidth: 16, vWidth: 18, causal: true });
   });
 
+  it("reads no segment beyond the last key, where memory may end", () => {
+    for (let keys = 16; keys <= 96; keys += 16) {
+      const [heads, width] = [1, 4];
+      const segments = Array.from({ length: keys }, (_, i) => Math.floor((2 * i) / keys));
+      check({
+        ...{ batch: 1, queries: keys, keys, heads, keyHeads: heads },
+        ...{ qkWidth: width, vWidth: width, causal: true, segments },
+      });
+    }
+  });
+
   it("keeps to segments", () => {
     const segments = Array.from(
       { length: 2 * 50 },

@@ -25,10 +25,14 @@ export function loadKernel(code: KernelCode, slots: readonly Uint8Array[]): Kern
     top = align(top + bytes + 1);
     return at;
   };
-  const at = slots.map((slot) => place(slot.length));
   const thread = place(code.threadScratch ?? 0);
   const shared = place(code.sharedScratch ?? 0);
-  const pages = Math.ceil(top / PAGE);
+  const at = slots.map((slot) => place(slot.length));
+  // The last slot ends where memory does, so that who reads on beyond it is found.
+  const last = slots.length - 1;
+  const lastBytes = align(slots[last]?.length ?? 0);
+  const pages = Math.ceil((top + lastBytes) / PAGE);
+  at[last] = pages * PAGE - lastBytes;
   const memory = new WebAssembly.Memory({ initial: pages, maximum: 65536, shared: true });
   const bytes = new Uint8Array(memory.buffer);
   // What was left in memory by others must not matter.
