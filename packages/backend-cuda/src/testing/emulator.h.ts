@@ -29,6 +29,7 @@ struct alignas(64) TensorMap { u64 opaque[16]; };
 #define __align__(n) alignas(n)
 #define DEVICE static inline
 #define after_previous()
+#define prefetch(p)
 #define UNROLL
 #define FULL 0xffffffffu
 #define INF __int_as_float(0x7f800000)
