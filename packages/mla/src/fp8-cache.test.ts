@@ -15,22 +15,12 @@ import { beforeAll, expect, test } from "vitest";
 import { appendLatents, cacheStep, gatherLatents, latentBytes, latentCache } from "./cache.ts";
 import { initMla, type MlaConfig } from "./config.ts";
 import { mlaCached } from "./mla.ts";
+import { SMALL } from "./testing.ts";
 
 beforeAll(() => setBackend(referenceBackend()));
 
 /** Latents of one run of 128 and a bit. */
-const config: MlaConfig = {
-  hiddenSize: 12,
-  numAttentionHeads: 3,
-  qLoraRank: 7,
-  kvLoraRank: 160,
-  qkNopeHeadDim: 6,
-  qkRopeHeadDim: 4,
-  vHeadDim: 5,
-  ropeTheta: 100,
-  ropeScaling: null,
-  ropeInterleave: true,
-};
+const config: MlaConfig = { ...SMALL, kvLoraRank: 160 };
 const [C, R, RUN] = [160, 4, 128];
 const i32 = (values: number[] | number[][]) => tensor(values as number[][], { dtype: "i32" });
 const numbers = async (t: Tensor) => (await cast(t, "f32").data()) as Float32Array;

@@ -18,21 +18,11 @@ import { cacheStep, latentCache, latentWidth } from "./cache.ts";
 import { initMla, type MlaConfig, type MlaParams, mlaParamShapes } from "./config.ts";
 import { cheaperForm, mla, mlaCached } from "./mla.ts";
 import { ropeTables, softmaxScale, yarnFrequencies } from "./rope.ts";
+import { SMALL } from "./testing.ts";
 
 beforeAll(() => setBackend(referenceBackend()));
 
-const config: MlaConfig = {
-  hiddenSize: 12,
-  numAttentionHeads: 3,
-  qLoraRank: 7,
-  kvLoraRank: 10,
-  qkNopeHeadDim: 6,
-  qkRopeHeadDim: 4,
-  vHeadDim: 5,
-  ropeTheta: 100,
-  ropeScaling: null,
-  ropeInterleave: true,
-};
+const config: MlaConfig = SMALL;
 const variants: [string, MlaConfig][] = [
   ["with low-rank queries", config],
   ["with plain queries", { ...config, qLoraRank: null }],

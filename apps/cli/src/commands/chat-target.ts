@@ -1,10 +1,10 @@
 /** A model to talk with: of a folder, served in this process, or behind a URL. */
 import { createApp, folderModel, type HostOptions, Models } from "@dsv3/server";
-import { setBackend } from "@dsv3/tensor";
-import { type BackendChoice, openBackend } from "../backend.ts";
+import type { BackendChoice } from "../backend.ts";
 import { describeError } from "../errors.ts";
 import type { Io } from "../io.ts";
 import { type ChatTarget, firstModel } from "./chat-session.ts";
+import { modelsHere } from "./models-here.ts";
 
 export interface Opened {
   readonly target: ChatTarget;
@@ -38,26 +38,17 @@ async function local(
   io: Io,
 ): Promise<Opened> {
   const source = await folderModel(model, name, engine);
-  const backend = await openBackend(choice);
-  try {
-    setBackend(backend);
-    const models = new Models([source]);
-    (await models.acquire(source.name)).release();
-    const error = ({ err }: { err?: unknown }) => io.stderr.write(`${describeError(err, false)}\n`);
-    const app = createApp({ models, log: { debug() {}, info() {}, error } });
-    return {
-      target: {
-        url: "http://local/v1",
-        model: source.name,
-        fetch: (request) => app.fetch(request),
-      },
-      async close() {
-        await models.dispose();
-        backend.dispose();
-      },
-    };
-  } catch (error) {
-    backend.dispose();
-    throw error;
-  }
+  const { models, close } = await modelsHere(choice, async () => {
+    const opened = new Models([source]);
+    (await opened.acquire(source.name)).release();
+    return opened;
+  });
+  const error = ({ err }: { err?: unknown }) => io.stderr.write(`${describeError(err, false)}\n`);
+  const app = createApp({ models, log: { debug() {}, info() {}, error } });
+  const target: ChatTarget = {
+    url: "http://local/v1",
+    model: source.name,
+    fetch: (request) => app.fetch(request),
+  };
+  return { target, close };
 }

@@ -9,14 +9,14 @@ import {
   Models,
   modelFolders,
 } from "@dsv3/server";
-import { setBackend } from "@dsv3/tensor";
 import { pino } from "pino";
-import { backendFlag, openBackend } from "../backend.ts";
+import { backendFlag } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
 import type { Args, Flag } from "../flags.ts";
 import type { Io } from "../io.ts";
 import { printJson } from "../ui/json.ts";
+import { type ModelsHere, modelsHere } from "./models-here.ts";
 import { readKeys, readUpstreams } from "./serve-keys.ts";
 import { printedSettings, readSettings } from "./serve-settings.ts";
 
@@ -218,27 +218,10 @@ async function run(settings: Settings, io: Io): Promise<void> {
   }
 }
 
-/** The models of this machine, on their backend; without any, there is no need of one. */
-async function openHere(
-  settings: Settings,
-  log: Log,
-): Promise<{ readonly models: Models; close(): Promise<void> }> {
+/** The models of this machine; without any, there is no need of a backend. */
+async function openHere(settings: Settings, log: Log): Promise<ModelsHere> {
   if (settings.model.length === 0) return { models: new Models([]), close: async () => {} };
-  const backend = await openBackend(settings.backend);
-  try {
-    setBackend(backend);
-    const models = await openModels(settings, backend.name === "wasm", log);
-    return {
-      models,
-      async close() {
-        await models.dispose();
-        backend.dispose();
-      },
-    };
-  } catch (error) {
-    backend.dispose();
-    throw error;
-  }
+  return modelsHere(settings.backend, ({ name }) => openModels(settings, name === "wasm", log));
 }
 
 /** Lines of JSON, with times and levels that people can read too. */
