@@ -1,6 +1,6 @@
 /**
  * Whether the GPU of this machine computes what it should: the conformance suite, a case for each way
- * that kernels are lowered, and the model beside transformers' values. Needs Node and the sources alone, as `pack.ts` packs them.
+ * that kernels are lowered, and the model and its training beside transformers' values. Needs Node and the sources alone, as `pack.ts` packs them.
  */
 import { cudaBackend } from "@dsv3/backend-cuda";
 import { conformance, referenceBackend } from "@dsv3/tensor/testing";
@@ -9,7 +9,7 @@ import {
   runPathCase,
   worstError,
 } from "../../../packages/backend-cuda/src/testing/cases.ts";
-import { parity } from "./parity.ts";
+import { parity, trainingParity } from "./parity.ts";
 import { runSuite } from "./suite.ts";
 
 const start = performance.now();
@@ -22,10 +22,11 @@ for (const c of PATH_CASES) {
   if (!(error <= bound)) failures.push([`path: ${c.name}`, `error ${error} of ${bound}`]);
 }
 cuda.dispose();
-const rows = await parity(await cudaBackend());
+const backend = await cudaBackend();
+const rows = [...(await parity(backend)), ...(await trainingParity(backend))];
 for (const [name, message] of failures) console.log(`FAILED ${name}\n  ${message}`);
 for (const { name, error, bound, fine } of rows) {
-  console.log(`${fine ? "  " : "✗ "}${name.padEnd(36)} ${error.toExponential(1)} of ${bound}`);
+  console.log(`${fine ? "  " : "✗ "}${name.padEnd(40)} ${error.toExponential(1)} of ${bound}`);
 }
 const wrong = rows.filter((r) => !r.fine).length;
 const seconds = ((performance.now() - start) / 1000).toFixed(0);

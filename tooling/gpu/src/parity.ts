@@ -1,6 +1,6 @@
 /**
  * The model on a backend against transformers' values (float32, CPU), which stand in the fixtures of
- * @dsv3/model: logits, hidden states, gradients, greedy continuations.
+ * @dsv3/model and @dsv3/train: logits, hidden states, gradients, greedy continuations, training.
  */
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -17,6 +17,7 @@ import {
   treePaths,
   valueAndGrad,
 } from "@dsv3/tensor";
+import { thirtySteps } from "../../../packages/train/src/testing/thirty-steps.ts";
 
 export interface ParityRow {
   readonly name: string;
@@ -156,6 +157,16 @@ async function greedy(
   const [tokens] = await generate(params, config, [whole.slice(0, 8)], options);
   const wrong = tokens!.filter((id, i) => id !== whole[8 + i]).length;
   return row(`${name}: greedy tokens that differ`, wrong, 0);
+}
+
+/** 30 steps of training in f32: the worst loss, gradient norm and final weight. */
+export async function trainingParity(backend: Backend): Promise<ParityRow[]> {
+  setBackend(backend);
+  const kinds = Map.groupBy(await thirtySteps(), ({ of }) => of);
+  return [...kinds].map(([of, all]) => {
+    const error = Math.max(...all.map((e) => e.error));
+    return row(`train: ${of}, the worst of ${all.length}`, error, all[0]!.bound);
+  });
 }
 
 const floats = async (t: Tensor): Promise<Float32Array> => (await t.data()) as Float32Array;

@@ -1,6 +1,7 @@
+import { wasmBackend } from "@dsv3/backend-wasm";
 import { conformance, referenceBackend } from "@dsv3/tensor/testing";
 import { expect, test } from "vitest";
-import { parity } from "./parity.ts";
+import { parity, trainingParity } from "./parity.ts";
 import { runSuite } from "./suite.ts";
 
 test("failures are counted and named, and stop nothing", async () => {
@@ -26,4 +27,16 @@ test("the reference backend is equal to the published model", { timeout: 120_000
   const rows = await parity(referenceBackend(), ["base", "mtp"]);
   expect(rows.filter((row) => !row.fine)).toEqual([]);
   expect(rows.map((row) => row.name)).toContain("base: greedy tokens that differ");
+});
+
+test("and so is training, on the backend at hand", { timeout: 300_000 }, async () => {
+  const backend = await wasmBackend();
+  const rows = await trainingParity(backend);
+  backend.dispose();
+  expect(rows.filter((row) => !row.fine)).toEqual([]);
+  expect(rows.map((row) => [row.name, row.bound])).toEqual([
+    ["train: loss, the worst of 30", 1e-4],
+    ["train: gradient norm, the worst of 30", 1e-3],
+    [expect.stringMatching(/^train: final weight/), 1e-4],
+  ]);
 });
