@@ -22,8 +22,9 @@ export const backendFlag: {
  * @throws CudaUnavailableError for "cuda" where it is not to be had, saying what to install
  */
 export async function openBackend(choice: BackendChoice): Promise<Backend> {
-  if (choice === "wasm") return wasmBackend();
+  const processor = () => wasmBackend({ wideVectors: true });
+  if (choice === "wasm") return processor();
   // Loaded on demand: it brings a native module along.
   const { cudaAvailable, cudaBackend } = await import("@dsv3/backend-cuda");
-  return choice === "cuda" || cudaAvailable() ? cudaBackend() : wasmBackend();
+  return choice === "cuda" || cudaAvailable() ? cudaBackend() : processor();
 }

@@ -7,6 +7,7 @@ import { hasQuickDots, hasRelaxedSimd, hasThreads } from "./features.ts";
 import { freedOrForeign, Heap, type MemorySize, WasmBuffer } from "./memory.ts";
 import { isNode, Pool } from "./pool.ts";
 import { Scratch } from "./scratch.ts";
+import { widenVectors } from "./wide-vectors.ts";
 
 export interface WasmOptions {
   /**
@@ -21,6 +22,12 @@ export interface WasmOptions {
    * them. Results differ in the last bits with and without.
    */
   readonly relaxedSimd?: boolean;
+  /**
+   * Ask the engine for vectors of 256 bits. Products run up to 1.9 times as fast, and results have the
+   * same bits. It is an experiment of V8's, which the backend switches on for the whole process, in
+   * Node 26 on x86 with AVX2; elsewhere the option does nothing. Default: false.
+   */
+  readonly wideVectors?: boolean;
 }
 
 /**
@@ -39,10 +46,11 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<Backend> {
   if (relaxedSimd && !hasRelaxedSimd()) {
     throw new Error("relaxedSimd: true, but this engine has no relaxed SIMD; leave the option out");
   }
+  const wideVectors = options.wideVectors === true && (await widenVectors());
   const heap = new Heap(CONTROL_BYTES, options.memory);
   const pool = await Pool.start(heap, threads);
   const compiler = new Compiler(
-    { relaxedSimd, quickDots: relaxedSimd && hasQuickDots() },
+    { relaxedSimd, quickDots: relaxedSimd && hasQuickDots(), wideVectors },
     pool.tableSize,
     (module, tableSize) => pool.install(module, tableSize),
   );

@@ -1,2 +1,3 @@
 export { type WasmOptions, wasmBackend } from "./backend.ts";
 export type { MemorySize } from "./memory.ts";
+export { widenVectors } from "./wide-vectors.ts";

@@ -32,6 +32,11 @@ export interface Target {
   readonly relaxedSimd: boolean;
   /** Relaxed dot products of int8 are one instruction of the processor. They give what others give. */
   readonly quickDots?: boolean;
+  /**
+   * The engine makes one vector of 256 bits of two that lie side by side: tiles are twice as wide.
+   * Results have the same bits.
+   */
+  readonly wideVectors?: boolean;
 }
 
 export interface PhaseArguments {

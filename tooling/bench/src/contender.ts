@@ -3,6 +3,7 @@
  * It is asked for one case at a time, so that contenders take turns and none works in the background.
  */
 import { performance } from "node:perf_hooks";
+import { widenVectors } from "@dsv3/backend-wasm";
 import type { Case } from "./cases.ts";
 
 /** A case made ready. */
@@ -34,6 +35,8 @@ export interface Answer {
 const TURN_MS = 400;
 
 if (import.meta.main) {
+  // Before any of them compiles: what the engine can do for one, it does for all.
+  await widenVectors();
   const { library } = (await import(process.argv[2]!)) as { library: Library };
   process.send!({ name: library.name, threads: library.threads });
   process.on("message", (task: Case) => {

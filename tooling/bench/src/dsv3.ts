@@ -39,7 +39,7 @@ import {
 import type { Library, Prepared } from "./contender.ts";
 
 const THREADS = 2;
-setBackend(await wasmBackend({ threads: THREADS }));
+setBackend(await wasmBackend({ threads: THREADS, wideVectors: true }));
 
 const make = (shape: readonly number[], seed: number): Tensor =>
   tensor(

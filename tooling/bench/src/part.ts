@@ -291,7 +291,7 @@ function streamRate(bytes: number): number {
 }
 
 if (import.meta.main) {
-  setBackend(await wasmBackend({ threads: THREADS }));
+  setBackend(await wasmBackend({ threads: THREADS, wideVectors: true }));
   console.log(JSON.stringify(await PARTS[process.argv[2]!]!()));
   process.exit(); // whatever threads still wait
 }

@@ -168,7 +168,7 @@ function ask(client: ChildProcess): Promise<LoadResult> {
 }
 
 if (import.meta.main) {
-  setBackend(await wasmBackend({ threads: THREADS }));
+  setBackend(await wasmBackend({ threads: THREADS, wideVectors: true }));
   console.log(JSON.stringify(await PARTS[process.argv[2] as keyof typeof PARTS]()));
   process.exit(); // whatever threads still wait
 }

@@ -1,6 +1,5 @@
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { wasmBackend } from "@dsv3/backend-wasm";
 import { ConversationSource, type SourcedChat } from "@dsv3/data";
 import { pinNames, readSamples } from "@dsv3/data/node";
 import { loadModel, type ModelConfig, parseHuggingFaceConfig } from "@dsv3/model";
@@ -8,6 +7,7 @@ import { disposeTree, setBackend } from "@dsv3/tensor";
 import { encodeChat, type Tokenizer } from "@dsv3/tokenizer";
 import { loadTokenizer } from "@dsv3/tokenizer/node";
 import { checkpointFolder, type RunSettings, readRun, sftSchedule } from "@dsv3/train";
+import { backendFlag, openBackend } from "../backend.ts";
 import { type Command, defineCommand } from "../command.ts";
 import { UsageError } from "../errors.ts";
 import type { Args, Flag } from "../flags.ts";
@@ -65,6 +65,7 @@ const flags = {
   seed: { type: "integer", value: "N", help: "of the order", default: 0, min: 0 },
   checkpointEvery: { type: "integer", value: "N", help: "steps", default: 200, min: 1 },
   keep: { type: "integer", value: "N", help: "checkpoints", default: 2, min: 1 },
+  backend: backendFlag,
   json: { type: "boolean", help: "print what came of it as JSON" },
 } as const satisfies Record<string, Flag>;
 
@@ -99,7 +100,7 @@ export const sft: Command = defineCommand({
     "sft --resume runs/chat",
   ],
   async run(args, io) {
-    const backend = await wasmBackend();
+    const backend = await openBackend(args.backend);
     try {
       setBackend(backend);
       const run = args.resume ? await existingRun(args.resume, args, io) : await newRun(args, io);

@@ -21,6 +21,13 @@ const SPLITS: Split[] = [
   ],
 ];
 
+const TARGETS: Target[] = [
+  { relaxedSimd: true },
+  { relaxedSimd: false },
+  // Tiles for wide vectors, whether or not the engine makes them.
+  { relaxedSimd: true, wideVectors: true },
+];
+
 /** The largest deviation of written slots; throws where one is beyond its tolerance. */
 export function checkKernel<K extends Kernel>(
   kernel: K,
@@ -30,8 +37,8 @@ export function checkKernel<K extends Kernel>(
   const bytes = slots.map(({ dtype, values }) => fromF32(values, dtype));
   const written = slots.flatMap(({ tolerance }, n) => (tolerance === undefined ? [] : [n]));
   const expected = runReference(kernel, slots, bytes, written);
-  for (const relaxedSimd of [true, false]) {
-    const code = emit(kernel, { relaxedSimd });
+  for (const target of TARGETS) {
+    const code = emit(kernel, target);
     const whole = run(code, bytes, written);
     written.forEach((n, i) => {
       const { dtype, tolerance } = slots[n] as TestSlot;

@@ -9,16 +9,16 @@ import type { KernelCode, Phase, PhaseArguments, Target } from "../kernel.ts";
 import {
   COLUMNS,
   CUT,
-  LANES,
-  LANES_SPILL,
   laneBytes,
+  lanesOf,
   lyingColumns,
   multiplyLanes,
   panelOf,
+  spillBytes,
 } from "./matmul-lanes.ts";
 import { columnPanels, type PanelView, packPanel, rowPanels } from "./matmul-pack.ts";
-import { storeTile } from "./matmul-store.ts";
-import { multiplyAdd, TILE_BYTES, TILE_COLUMNS, TILE_ROWS, tile, zeroSums } from "./matmul-tile.ts";
+import { sidedBySide, storeTile } from "./matmul-store.ts";
+import { multiplyAdd, TILE_ROWS, tile, tileColumns, zeroSums } from "./matmul-tile.ts";
 
 const WANTED_TASKS = 48;
 /** Most columns of a task over rows, in cuts, and panels of one over groups. */
@@ -106,11 +106,13 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
   const cuts = ceilDiv(n, CUT);
   const perTask = Math.max(1, Math.min(MOST_CUTS, Math.floor((cuts * groups) / WANTED_TASKS)));
   const taskCuts = ceilDiv(cuts, perTask);
-  const lying = lyingColumns(b, n);
+  const lying = lyingColumns(b, n, target);
+  const lanes = lanesOf(target);
+  const panelBytes = laneBytes(k, target);
   const columnPanelBytes = COLUMNS * k * 4;
   const panelsAt = (f: Func, args: PhaseArguments, run: Run, group: Value<"i32">) => {
-    const panel = i32.add(i32.divU(run.first, LANES), group);
-    return f.keep(i32.add(args.sharedScratch(), i32.mul(panel, laneBytes(k))));
+    const panel = i32.add(i32.divU(run.first, lanes), group);
+    return f.keep(i32.add(args.sharedScratch(), i32.mul(panel, panelBytes)));
   };
   const packRows: Phase = {
     tasks: groups * PACKERS + 1,
@@ -127,12 +129,12 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
             const run = runOf(f, kernel, args, group);
             const matrix = f.keep(i32.add(args.slot(a.slot), a.offset * dtypeBytes(a.dtype)));
             const part = f.keep(i32.remU(task, PACKERS));
-            const first = f.keep(i32.add(run.first, i32.mul(part, LANES)));
+            const first = f.keep(i32.add(run.first, i32.mul(part, lanes)));
             const to = panelsAt(f, args, run, group);
-            f.inc(to, i32.mul(part, laneBytes(k)));
+            f.inc(to, i32.mul(part, panelBytes));
             f.while(i32.ltS(first, run.last), () => {
-              panelOf(f, first, run.last, (lanes) =>
-                pack(f, args, a, rowPanels(a), lanes, {
+              panelOf(f, target, first, run.last, (width) =>
+                pack(f, args, a, rowPanels(a), width, {
                   matrix,
                   group: i32.const(0),
                   first,
@@ -142,8 +144,8 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
                   to,
                 }),
               );
-              f.inc(first, PACKERS * LANES);
-              f.inc(to, PACKERS * laneBytes(k));
+              f.inc(first, PACKERS * lanes);
+              f.inc(to, PACKERS * panelBytes);
             });
           },
         );
@@ -166,7 +168,7 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
           const columns = f.local("i32");
           if (lying) f.set(columns, i32.add(matrix, i32.mul(from, lying.apart)));
           else {
-            const panels = f.keep(i32.add(args.threadScratch, LANES_SPILL));
+            const panels = f.keep(i32.add(args.threadScratch, spillBytes(target)));
             f.set(columns, panels);
             const first = f.local("i32");
             const zero = f.local("i32", 0);
@@ -184,7 +186,7 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
             });
           }
           const start = i32.add(args.slot(out.slot), out.offset * dtypeBytes(out.dtype));
-          multiplyLanes(f, {
+          multiplyLanes(f, target, {
             k,
             n,
             ...run,
@@ -194,7 +196,6 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
             columns,
             lying,
             out: { ...out, address: f.keep(start) },
-            multiplyAdd: multiplyAdd(target),
             spill: args.threadScratch,
           });
         });
@@ -204,8 +205,8 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
   if (rows === 0 || n === 0) return { phases: [] };
   return {
     phases: [packRows, multiply],
-    threadScratch: LANES_SPILL + (lying ? 0 : ((perTask * CUT) / COLUMNS) * columnPanelBytes),
-    sharedScratch: (Math.floor(rows / LANES) + groups + 1) * laneBytes(k),
+    threadScratch: spillBytes(target) + (lying ? 0 : ((perTask * CUT) / COLUMNS) * columnPanelBytes),
+    sharedScratch: (Math.floor(rows / lanes) + groups + 1) * panelBytes,
   };
 }
 
@@ -229,11 +230,13 @@ function zeroOutside(
  */
 function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
   const { groups, rows, k: m, n, a, b, out } = kernel;
+  const columns = tileColumns(target);
+  const tileBytes = TILE_ROWS * columns * 4;
   const sides = [
     { view: a, panels: columnPanels(a), width: TILE_ROWS, extent: m },
-    { view: b, panels: columnPanels(b), width: TILE_COLUMNS, extent: n },
+    { view: b, panels: columnPanels(b), width: columns, extent: n },
   ] as const;
-  const [heights, widths] = [ceilDiv(m, TILE_ROWS), ceilDiv(n, TILE_COLUMNS)];
+  const [heights, widths] = [ceilDiv(m, TILE_ROWS), ceilDiv(n, columns)];
   const panelBytes = (width: number) => rows * width * 4;
   const widthsAt = heights * panelBytes(TILE_ROWS);
   /** Rows to pack at a time. */
@@ -284,7 +287,7 @@ function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
     tasks: groups * taskRows,
     nanoseconds: (rows * m * n) / (target.relaxedSimd ? 25 : 12) + groups * m * n,
     emit(f, args) {
-      const sums = Array.from({ length: TILE_BYTES / 16 }, () => f.local("v128"));
+      const sums = Array.from({ length: tileBytes / 16 }, () => f.local("v128"));
       const task = f.local("i32");
       const height = f.local("i32");
       const width = f.local("i32");
@@ -302,25 +305,26 @@ function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
         f.for(width, 0, widths, 1, () =>
           f.for(height, first, last, 1, () => {
             const stepA = i32.mul(run.first, TILE_ROWS * 4);
-            const stepB = i32.add(i32.mul(run.first, TILE_COLUMNS * 4), widthsAt);
+            const stepB = i32.add(i32.mul(run.first, columns * 4), widthsAt);
             f.set(x, i32.add(base, i32.add(i32.mul(height, panelBytes(TILE_ROWS)), stepA)));
-            f.set(y, i32.add(base, i32.add(i32.mul(width, panelBytes(TILE_COLUMNS)), stepB)));
+            f.set(y, i32.add(base, i32.add(i32.mul(width, panelBytes(columns)), stepB)));
             zeroSums(f, sums);
             tile(f, {
               rows: TILE_ROWS,
-              vectors: TILE_COLUMNS / 4,
+              vectors: columns / 4,
               count: length,
               a: { pointers: [x], row: 4, k: 4 * TILE_ROWS },
-              b: { pointer: y, k: 4 * TILE_COLUMNS },
+              b: { pointer: y, k: 4 * columns },
               sums,
               multiplyAdd: multiplyAdd(target),
             });
+            sidedBySide(f, target, sums, args.threadScratch);
             const row = f.keep(i32.mul(height, TILE_ROWS));
-            const column = f.keep(i32.mul(width, TILE_COLUMNS));
+            const column = f.keep(i32.mul(width, columns));
             const place = i32.add(i32.mul(row, out.row), column);
             storeTile(f, {
               rows: TILE_ROWS,
-              columns: TILE_COLUMNS,
+              columns,
               sums,
               sumType: "f32",
               out: {
@@ -328,7 +332,7 @@ function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
                 address: f.keep(i32.add(matrix, i32.mul(place, dtypeBytes(out.dtype)))),
               },
               ...(m % TILE_ROWS && { rowsLeft: f.keep(i32.sub(m, row)) }),
-              ...(n % TILE_COLUMNS && { columnsLeft: f.keep(i32.sub(n, column)) }),
+              ...(n % columns && { columnsLeft: f.keep(i32.sub(n, column)) }),
               spill: args.threadScratch,
             });
           }),
@@ -339,7 +343,7 @@ function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
   if (groups === 0 || m === 0 || n === 0) return { phases: [] };
   return {
     phases: [packAll, multiply],
-    threadScratch: TILE_BYTES,
-    sharedScratch: widthsAt + widths * panelBytes(TILE_COLUMNS),
+    threadScratch: tileBytes,
+    sharedScratch: widthsAt + widths * panelBytes(columns),
   };
 }

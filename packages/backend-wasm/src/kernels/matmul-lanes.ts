@@ -10,19 +10,21 @@ import { dtypeBytes } from "@dsv3/tensor/dtype";
 import { type Func, i32, i32x4, type Local, type Value, v128 } from "../asm.ts";
 import type { KernelCode, Phase, Target } from "../kernel.ts";
 import { packPanel, rowPanels, transpose4 } from "./matmul-pack.ts";
-import { storeTile, type TileStore } from "./matmul-store.ts";
+import { sidedBySide, storeTile, type TileStore, vectorPlaces } from "./matmul-store.ts";
 import { multiplyAdd, type Spread, tile, zeroSums } from "./matmul-tile.ts";
 import { isShared, matrixAddress } from "./matmul-view.ts";
 
-/** Rows of a panel. The last panel of a run of rows is half as wide where that is enough. */
-export const LANES = 8;
-/** Columns of B in a tile with 8 lanes (and in a panel, where B is packed), and in one with 4. */
+/** Columns of B in a tile of all lanes, and in a panel, where B is packed. */
 export const COLUMNS = 6;
-const COLUMNS_OF_HALF = 8;
-/** Columns that tasks are cut at: the ends of both kinds of tiles. */
+/** Columns that tasks are cut at: the ends of all kinds of tiles. */
 export const CUT = 24;
+
+/** Rows of a panel. The last panel of a run of rows is half as wide where that is enough. */
+export const lanesOf = (target: Target): number => (target.wideVectors ? 16 : 8);
+/** Columns of B in a tile of half the lanes: of 256 bits as many as hide each other's latency. */
+const columnsOfHalf = (target: Target): number => (target.wideVectors ? 12 : 8);
 /** Room to spill a tile. */
-export const LANES_SPILL: number = 4 * COLUMNS * LANES;
+export const spillBytes = (target: Target): number => 4 * COLUMNS * lanesOf(target);
 /** With fewer rows dot products are faster, with more of them all packed. */
 const LEAST_ROWS = 5;
 const MOST_ROWS = 128;
@@ -30,7 +32,7 @@ const MOST_ROWS = 128;
 const WANTED_TASKS = 24;
 const MOST_CUTS = 4;
 
-export const laneBytes = (k: number): number => 4 * LANES * k;
+export const laneBytes = (k: number, target: Target): number => 4 * lanesOf(target) * k;
 
 /** How numbers of B are read and spread over a vector of f32, in one or two instructions. */
 const SPREADS: Partial<Record<DType, Spread>> = {
@@ -50,24 +52,27 @@ export interface LyingColumns {
 export function lyingColumns(
   { dtype, row, col, scale }: MatrixView,
   n: number,
+  target: Target,
 ): LyingColumns | undefined {
   const spread = SPREADS[dtype];
   const size = dtypeBytes(dtype);
-  if (!spread || row !== 1 || scale || n < COLUMNS_OF_HALF) return undefined;
+  if (!spread || row !== 1 || scale || n < columnsOfHalf(target)) return undefined;
   return { spread, size, apart: size * col };
 }
 
 /** Emits code for the panel that starts with row `first` of those before `last`, by its lanes. */
 export function panelOf(
   f: Func,
+  target: Target,
   first: Value<"i32">,
   last: Value<"i32">,
   emit: (lanes: number) => void,
 ): void {
+  const lanes = lanesOf(target);
   f.if(
-    i32.leS(i32.sub(last, first), LANES / 2),
-    () => emit(LANES / 2),
-    () => emit(LANES),
+    i32.leS(i32.sub(last, first), lanes / 2),
+    () => emit(lanes / 2),
+    () => emit(lanes),
   );
 }
 
@@ -89,13 +94,12 @@ export interface LaneProduct {
   /** The matrices from their first elements on. */
   readonly out: TileStore["out"];
   readonly add?: TileStore["add"];
-  readonly multiplyAdd: ReturnType<typeof multiplyAdd>;
   readonly spill: Value<"i32">;
 }
 
-export function multiplyLanes(f: Func, p: LaneProduct): void {
+export function multiplyLanes(f: Func, target: Target, p: LaneProduct): void {
   const { k, n, from, to, columns, lying, out, add } = p;
-  const all = Array.from({ length: (COLUMNS * LANES) / 4 }, () => f.local("v128"));
+  const all = Array.from({ length: (COLUMNS * lanesOf(target)) / 4 }, () => f.local("v128"));
   const row = f.local("i32", p.first);
   const panel = f.local("i32", p.panels);
   const column = f.local("i32");
@@ -104,7 +108,7 @@ export function multiplyLanes(f: Func, p: LaneProduct): void {
   const y = f.local("i32");
   const multiplied = (lanes: number) => {
     const vectors = lanes / 4;
-    const width = lying && lanes < LANES ? COLUMNS_OF_HALF : COLUMNS;
+    const width = lying && lanes < lanesOf(target) ? columnsOfHalf(target) : COLUMNS;
     const sums = all.slice(0, width * vectors);
     f.for(column, from, to, width, () => {
       f.set(start, column);
@@ -123,8 +127,9 @@ export function multiplyLanes(f: Func, p: LaneProduct): void {
           : { pointers: [y], row: 4, k: 4 * COLUMNS },
         b: { pointer: x, k: 4 * lanes },
         sums,
-        multiplyAdd: p.multiplyAdd,
+        multiplyAdd: multiplyAdd(target),
       });
+      sidedBySide(f, target, sums, p.spill);
       const place = ({ dtype, address, row: stride, col }: NonNullable<TileStore["add"]>) =>
         f.keep(
           i32.add(
@@ -147,9 +152,9 @@ export function multiplyLanes(f: Func, p: LaneProduct): void {
     });
   };
   f.while(i32.ltS(row, p.last), () => {
-    panelOf(f, row, p.last, multiplied);
-    f.inc(row, LANES);
-    f.inc(panel, laneBytes(k));
+    panelOf(f, target, row, p.last, multiplied);
+    f.inc(row, lanesOf(target));
+    f.inc(panel, laneBytes(k, target));
   });
 }
 
@@ -161,7 +166,7 @@ function rowsOf(
   vectors: number,
 ): Local<"v128">[] {
   return Array.from({ length: vectors }, (_, v) => {
-    const blocks = [0, width - 4].map((at) => {
+    const blocks = vectorPlaces(width).map((at) => {
       const four = [0, 1, 2, 3].map((c) => sums[(at + c) * vectors + v] as Local<"v128">);
       return transpose4(f, four).map((x) => f.keep(x));
     });
@@ -170,12 +175,12 @@ function rowsOf(
 }
 
 /** Whether {@link laneRows} takes a kernel. */
-export function asLaneRows({ m, n, a, b, out }: MatmulKernel): boolean {
+export function asLaneRows({ m, n, a, b, out }: MatmulKernel, target: Target): boolean {
   return (
     m >= LEAST_ROWS &&
     m <= MOST_ROWS &&
     !a.scale &&
-    lyingColumns(b, n) !== undefined &&
+    lyingColumns(b, n, target) !== undefined &&
     out.col === 1
   );
 }
@@ -183,10 +188,11 @@ export function asLaneRows({ m, n, a, b, out }: MatmulKernel): boolean {
 /** A few dozen rows past a matrix that is read as it lies. */
 export function laneRows(kernel: MatmulKernel, target: Target): KernelCode {
   const { m, n, k, a, b, out, add, batch } = kernel;
-  const lying = lyingColumns(b, n) as LyingColumns;
+  const lying = lyingColumns(b, n, target) as LyingColumns;
   const matrices = batch.reduce((x, y) => x * y, 1);
   const packedMatrices = isShared(a, batch) ? Math.min(1, matrices) : matrices;
-  const panels = Math.ceil(m / LANES);
+  const lanes = lanesOf(target);
+  const panels = Math.ceil(m / lanes);
   const cuts = Math.ceil(n / CUT);
   const perTask = Math.max(1, Math.min(MOST_CUTS, Math.floor((cuts * matrices) / WANTED_TASKS)));
   const taskCuts = Math.ceil(cuts / perTask);
@@ -197,10 +203,10 @@ export function laneRows(kernel: MatmulKernel, target: Target): KernelCode {
       const task = f.local("i32");
       f.for(task, args.begin, args.end, 1, () => {
         const from = matrixAddress(f, args, a, batch, f.keep(i32.divU(task, panels)));
-        const first = f.keep(i32.mul(i32.remU(task, panels), LANES));
+        const first = f.keep(i32.mul(i32.remU(task, panels), lanes));
         f.inc(from, i32.mul(first, a.row * dtypeBytes(a.dtype)));
-        const to = f.keep(i32.add(args.sharedScratch(), i32.mul(task, laneBytes(k))));
-        panelOf(f, first, i32.const(m), (width) => {
+        const to = f.keep(i32.add(args.sharedScratch(), i32.mul(task, laneBytes(k, target))));
+        panelOf(f, target, first, i32.const(m), (width) => {
           const valid = f.keep(i32.sub(m, first));
           f.if(i32.gtS(valid, width), () => f.set(valid, width));
           packPanel(f, rowPanels(a), { width, valid, count: k, from, to });
@@ -211,7 +217,7 @@ export function laneRows(kernel: MatmulKernel, target: Target): KernelCode {
   const multiply: Phase = {
     tasks: matrices * taskCuts,
     nanoseconds:
-      matrices * n * k * Math.max(0.3, (panels * LANES) / (target.relaxedSimd ? 30 : 15)),
+      matrices * n * k * Math.max(0.3, (panels * lanes) / (target.relaxedSimd ? 30 : 15)),
     emit(f, args) {
       const task = f.local("i32");
       f.for(task, args.begin, args.end, 1, () => {
@@ -222,8 +228,8 @@ export function laneRows(kernel: MatmulKernel, target: Target): KernelCode {
         const columns = matrixAddress(f, args, b, batch, matrix);
         f.inc(columns, i32.mul(from, lying.apart));
         const packed = f.keep(args.sharedScratch());
-        if (packedMatrices > 1) f.inc(packed, i32.mul(matrix, panels * laneBytes(k)));
-        multiplyLanes(f, {
+        if (packedMatrices > 1) f.inc(packed, i32.mul(matrix, panels * laneBytes(k, target)));
+        multiplyLanes(f, target, {
           k,
           n,
           first: i32.const(0),
@@ -235,7 +241,6 @@ export function laneRows(kernel: MatmulKernel, target: Target): KernelCode {
           lying,
           out: { ...out, address: matrixAddress(f, args, out, batch, matrix) },
           ...(add && { add: { ...add, address: matrixAddress(f, args, add, batch, matrix) } }),
-          multiplyAdd: multiplyAdd(target),
           spill: args.threadScratch,
         });
       });
@@ -244,7 +249,7 @@ export function laneRows(kernel: MatmulKernel, target: Target): KernelCode {
   if (matrices === 0) return { phases: [] };
   return {
     phases: [pack, multiply],
-    threadScratch: LANES_SPILL,
-    sharedScratch: packedMatrices * panels * laneBytes(k),
+    threadScratch: spillBytes(target),
+    sharedScratch: packedMatrices * panels * laneBytes(k, target),
   };
 }

@@ -3,6 +3,7 @@ import type { DType } from "@dsv3/tensor";
 import { dtypeBytes, isFloat } from "@dsv3/tensor/dtype";
 import { type Func, f32x4, i32, i32x4, type Local, type Value, v128 } from "../asm.ts";
 import { decode, encode, loadCode, loadCodes, storeCode, storeCodes } from "../convert.ts";
+import type { Target } from "../kernel.ts";
 
 type V = Value<"v128">;
 
@@ -49,14 +50,29 @@ export function storeTile(f: Func, t: TileStore): void {
 }
 
 /** First columns of the vectors of a row: the last one may overlap the one before. */
-const places = ({ columns }: TileStore): number[] =>
+export const vectorPlaces = (columns: number): number[] =>
   Array.from({ length: Math.ceil(columns / 4) }, (_, j) => Math.min(4 * j, columns - 4));
+
+/**
+ * Sums that go through memory, side by side, where an engine is to make wide vectors of pairs of them: it
+ * starts from neighbouring stores, and finds none among those to the rows of a matrix.
+ */
+export function sidedBySide(
+  f: Func,
+  target: Target,
+  sums: readonly Local<"v128">[],
+  room: Value<"i32">,
+): void {
+  if (!target.wideVectors) return;
+  for (const [i, sum] of sums.entries()) f.do(v128.store(room, sum, 16 * i));
+  for (const [i, sum] of sums.entries()) f.set(sum, v128.load(room, 16 * i));
+}
 
 /** The rows that the matrix has, by vectors. */
 function storeRows(f: Func, t: TileStore): void {
   const { out, add, rowsLeft } = t;
   const size = dtypeBytes(out.dtype);
-  const vectors = places(t);
+  const vectors = vectorPlaces(t.columns);
   const addedAt = (
     { dtype, address, row: stride, col }: MatrixPlace,
     row: number,
@@ -85,7 +101,7 @@ function storeRows(f: Func, t: TileStore): void {
 /** What fits of the tile, number by number. */
 function storeSpilled(f: Func, t: TileStore): void {
   const { out, add, spill, columns: width } = t;
-  const vectors = places(t);
+  const vectors = vectorPlaces(t.columns);
   for (const [i, sum] of t.sums.entries()) {
     const row = Math.floor(i / vectors.length);
     f.do(v128.store(spill, sum, 4 * (row * width + (vectors[i % vectors.length] as number))));

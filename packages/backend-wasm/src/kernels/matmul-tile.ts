@@ -28,6 +28,10 @@ export const TILE_ROWS = 6;
 export const TILE_COLUMNS = 8;
 export const TILE_BYTES: number = TILE_ROWS * TILE_COLUMNS * 4;
 
+/** Columns of it where pairs of vectors become one of 256 bits: as many registers as before. */
+export const tileColumns = (target: Target): number =>
+  target.wideVectors ? 2 * TILE_COLUMNS : TILE_COLUMNS;
+
 /** Where a tile finds its numbers of A. The pointers are advanced. */
 export interface TileA {
   /** One pointer for each row, or one for all. */

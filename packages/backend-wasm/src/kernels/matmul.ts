@@ -11,14 +11,13 @@ import type { KernelCode, Phase, PhaseArguments, Target } from "../kernel.ts";
 import { asFewRows, fewRows } from "./matmul-few.ts";
 import { asLaneRows, laneRows } from "./matmul-lanes.ts";
 import { columnPanels, type PanelView, packPairs, packPanel, rowPanels } from "./matmul-pack.ts";
-import { storeTile } from "./matmul-store.ts";
+import { sidedBySide, storeTile } from "./matmul-store.ts";
 import {
   multiplyAdd,
   multiplyAddPairs,
-  TILE_BYTES,
-  TILE_COLUMNS,
   TILE_ROWS,
   tile,
+  tileColumns,
   zeroSums,
 } from "./matmul-tile.ts";
 import { isShared, matrixAddress, scalesAddress } from "./matmul-view.ts";
@@ -49,7 +48,9 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
   if (few) return fewRows(few, target);
   const wide = asWideRows(kernel);
   if (wide) return wideRows(wide, target);
-  if (asLaneRows(kernel)) return laneRows(kernel, target);
+  if (asLaneRows(kernel, target)) return laneRows(kernel, target);
+  const columns = tileColumns(target);
+  const tileBytes = TILE_ROWS * columns * 4;
   const integers = a.dtype === "i8" && b.dtype === "i8" && !a.scale && !b.scale;
   const sides: Record<"a" | "b", Side> = {
     a: {
@@ -63,8 +64,8 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
       name: "b",
       view: columnPanels(b),
       extent: n,
-      width: TILE_COLUMNS,
-      panels: ceilDiv(n, TILE_COLUMNS),
+      width: columns,
+      panels: ceilDiv(n, columns),
     },
   };
   // An operand that a whole batch shares is worth packing once, whatever its size.
@@ -84,8 +85,8 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
     Math.min(BLOCK_PANELS, own.panels, Math.floor((own.panels * matrices) / WANTED_TASKS)),
   );
   const taskBlocks = ceilDiv(own.panels, perBlock);
-  const sumsBytes = blocks > 1 ? perBlock * shared.panels * TILE_BYTES : 0;
-  const sumsAt = TILE_BYTES;
+  const sumsBytes = blocks > 1 ? perBlock * shared.panels * tileBytes : 0;
+  const sumsAt = tileBytes;
   const ownAt = sumsAt + sumsBytes;
 
   /** Packs `count` steps of panel `panel` of a side, from step `k0`. */
@@ -157,7 +158,7 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
     tasks: matrices * taskBlocks,
     nanoseconds: (matrices * m * n * (k + 8)) / (target.relaxedSimd ? 25 : 12),
     emit(f, args) {
-      const sums = Array.from({ length: TILE_BYTES / 16 }, () => f.local("v128"));
+      const sums = Array.from({ length: tileBytes / 16 }, () => f.local("v128"));
       const task = f.local("i32");
       const kBlock = f.local("i32");
       const sharedPanel = f.local("i32");
@@ -203,7 +204,7 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
               const kept = f.keep(
                 i32.add(
                   i32.add(args.threadScratch, sumsAt),
-                  i32.mul(i32.add(i32.mul(sharedPanel, perBlock), ownPanel), TILE_BYTES),
+                  i32.mul(i32.add(i32.mul(sharedPanel, perBlock), ownPanel), tileBytes),
                 ),
               );
               if (blocks === 1) zeroSums(f, sums);
@@ -218,19 +219,20 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
               }
               tile(f, {
                 rows: TILE_ROWS,
-                vectors: TILE_COLUMNS / 4,
+                vectors: columns / 4,
                 count: blocks === 1 ? steps : count,
                 a: { pointers: [pointers.a], row: 4, k: 4 * TILE_ROWS },
-                b: { pointer: pointers.b, k: 4 * TILE_COLUMNS },
+                b: { pointer: pointers.b, k: 4 * columns },
                 sums,
                 multiplyAdd: integers ? multiplyAddPairs : multiplyAdd(target),
               });
               const finish = () => {
+                sidedBySide(f, target, sums, args.threadScratch);
                 const ownPlace = i32.add(firstPanel, ownPanel);
                 const rowPanel = own.name === "a" ? ownPlace : sharedPanel;
                 const columnPanel = own.name === "a" ? sharedPanel : ownPlace;
                 const row = f.keep(i32.mul(rowPanel, TILE_ROWS));
-                const column = f.keep(i32.mul(columnPanel, TILE_COLUMNS));
+                const column = f.keep(i32.mul(columnPanel, columns));
                 const place = (base: Local<"i32">, v: MatmulKernel["out"]) =>
                   f.keep(
                     i32.add(
@@ -243,14 +245,14 @@ export function matmul(kernel: MatmulKernel, target: Target): KernelCode {
                   );
                 storeTile(f, {
                   rows: TILE_ROWS,
-                  columns: TILE_COLUMNS,
+                  columns,
                   sums,
                   sumType: integers ? "i32" : "f32",
                   out: { ...kernel.out, address: place(out, { ...kernel.out, col: 1 }) },
                   ...(kernel.add &&
                     add && { add: { ...kernel.add, address: place(add, kernel.add) } }),
                   ...(m % TILE_ROWS && { rowsLeft: f.keep(i32.sub(m, row)) }),
-                  ...(n % TILE_COLUMNS && { columnsLeft: f.keep(i32.sub(n, column)) }),
+                  ...(n % columns && { columnsLeft: f.keep(i32.sub(n, column)) }),
                   spill: args.threadScratch,
                 });
               };
