@@ -17,7 +17,7 @@ import {
 import { abs, add, and, bitcast, cast, div, eq, where } from "./ops/pointwise.ts";
 import { max } from "./ops/reduce.ts";
 import { apply1 } from "./ops/registry.ts";
-import { pad, reshape, slice, stopGradient } from "./ops/shape.ts";
+import { concat, pad, reshape, slice, stopGradient } from "./ops/shape.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** A matrix in E4M3 and the scales of its blocks. */
@@ -97,6 +97,25 @@ export function isInFp8(w: Tensor): boolean {
   return multiplied.has(w);
 }
 
+/** Whether products with w, which is `inFp8`, quantise it, in tiles that end with its rows. */
+export function quantizedInTiles(w: Tensor): boolean {
+  return storedInFp8(w) === undefined && (w.shape.at(-2) as number) % TILES[0] === 0;
+}
+
+/** w in tiles; matrices joined where tiles end, each into its place. */
+function inTiles(w: Tensor): Fp8Matrix {
+  const joined = w.node?.inputs[0]?.node; // what inFp8 marked
+  const rows = joined?.op === "concat" && joined.attrs.axis === w.rank - 2;
+  if (!rows || !joined.inputs.every(quantizedInTiles)) return quantizeFp8(stopGradient(w), TILES);
+  const parts = joined.inputs.map((part) => quantizeFp8(stopGradient(part), TILES));
+  const all = (of: "values" | "scale") =>
+    concat(
+      parts.map((part) => part[of]),
+      -2,
+    );
+  return { values: all("values"), scale: all("scale"), block: TILES };
+}
+
 /** x [N, K] · wᵀ with w [M, K], as `linear`: [N, M] in x's dtype. */
 export function fp8Linear(x: Tensor, w: Tensor): Tensor {
   const stored = storedInFp8(w);
@@ -104,7 +123,7 @@ export function fp8Linear(x: Tensor, w: Tensor): Tensor {
   if (stored && (x.shape[0] as number) <= FEW)
     return matmul(x, w, { transposeB: true, dtype: x.dtype });
   const rows = quantizeFp8(stopGradient(x), ROWS);
-  const weights = stored ?? quantizeFp8(stopGradient(w), TILES);
+  const weights = stored ?? inTiles(w);
   const multiply = (a: Fp8Matrix, b: Fp8Matrix, transposes: MatmulOptions) =>
     matmul(a.values, b.values, { ...transposes, dtype: x.dtype, aScale: a, bScale: b });
   const product = customGradient(
@@ -127,7 +146,7 @@ export function fp8Linear(x: Tensor, w: Tensor): Tensor {
 export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
   const stored = storedInFp8(w);
   const rows = quantizeFp8(stopGradient(x), ROWS);
-  const weights = stored ?? quantizeFp8(stopGradient(w), TILES);
+  const weights = stored ?? inTiles(w);
   const multiply = (a: Fp8Matrix, transposeB: boolean) => {
     const scales = { aScale: a, bScale: weights };
     return groupedMatmul(a.values, weights.values, offsets, {

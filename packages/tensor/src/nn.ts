@@ -1,6 +1,6 @@
 /** The few neural operations that every layer shares. */
 import { isFloat } from "./dtype.ts";
-import { fp8GroupedLinear, fp8Linear, isInFp8 } from "./fp8.ts";
+import { fp8GroupedLinear, fp8Linear, inFp8, isInFp8, quantizedInTiles } from "./fp8.ts";
 import { full } from "./ops/create.ts";
 import { takeAlong } from "./ops/indexed.ts";
 import { groupedMatmul, matmul } from "./ops/matrix.ts";
@@ -19,7 +19,7 @@ import {
   where,
 } from "./ops/pointwise.ts";
 import { logSumExp, mean } from "./ops/reduce.ts";
-import { expandDims, flip, reshape, stack } from "./ops/shape.ts";
+import { concat, expandDims, flip, reshape, split, stack } from "./ops/shape.ts";
 import { uniform } from "./random.ts";
 import { describe } from "./spec.ts";
 import type { Tensor } from "./tensor.ts";
@@ -47,6 +47,38 @@ export function linear(x: Tensor, w: Tensor, bias?: Tensor): Tensor {
 export function groupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
   if (isInFp8(w)) return fp8GroupedLinear(x, w, offsets);
   return groupedMatmul(x, w, offsets, { transposeB: true, dtype: x.dtype });
+}
+
+/**
+ * {@link linear} with each of several matrices: as one product with all their rows, which reads x once
+ * and gives its gradient in one sum, where the program writes the matrices anyway.
+ */
+export function linears(x: Tensor, ws: readonly Tensor[]): Tensor[] {
+  return together(ws, (w) => linear(x, w));
+}
+
+/** {@link groupedLinear} with each of several matrices, as {@link linears}. */
+export function groupedLinears(x: Tensor, ws: readonly Tensor[], offsets: Tensor): Tensor[] {
+  return together(ws, (w) => groupedLinear(x, w, offsets));
+}
+
+function together(ws: readonly Tensor[], product: (w: Tensor) => Tensor): Tensor[] {
+  if (!ws.every(writtenAnew)) return ws.map(product);
+  const joined = concat(ws, -2);
+  const y = product(ws.every(isInFp8) ? inFp8(joined) : joined);
+  return split(
+    y,
+    ws.map((w) => w.shape.at(-2) as number),
+    -1,
+  );
+}
+
+/**
+ * Whether the program writes w, and so may as well write it below others: weights rounded to another
+ * dtype, or to FP8 in tiles that end where they do. Stored weights would have to be copied.
+ */
+function writtenAnew(w: Tensor): boolean {
+  return isInFp8(w) ? quantizedInTiles(w) : w.node?.op === "cast";
 }
 
 /** x / √(mean(x²) + eps) · weight over the last axis, in f32, returned in the dtype of x. */

@@ -5,14 +5,16 @@
  * reductions becomes one pass over rows; an optimiser's three updates become one loop.
  */
 import { nodeOf } from "../graph.ts";
-import { constantIndex, type Index, LoopBuilder, sameIndex } from "../loop.ts";
+import { addIndex, constantIndex, type Index, LoopBuilder, sameIndex } from "../loop.ts";
 import { sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
 import { Emitter } from "./emit.ts";
-import { isKernel, REDUCTIONS, type Roots } from "./roots.ts";
+import { isKernel, REDUCTIONS, type Roots, storedInParts } from "./roots.ts";
 
 export interface Unit {
   readonly tensor: Tensor;
+  /** Where the value is stored as a part of a concatenation, and from which position of its axis. */
+  readonly within?: { readonly whole: Tensor; readonly start: number };
   /** Of a reduction: the axes of its operand. */
   readonly axes?: readonly number[];
   /** Roots that it reads. */
@@ -58,16 +60,34 @@ export function schedule(plan: Roots): Entry[] {
     }
     for (const tensor of node.outputs) {
       if (!roots.has(tensor)) continue;
-      const unit: Unit = {
-        tensor,
-        reads: readsOf(tensor, roots),
-        ...(REDUCTIONS.has(node.op) && { axes: node.attrs.axes as number[] }),
-      };
-      const latest = Math.max(-1, ...[...unit.reads].map((t) => position.get(t) ?? -1));
-      position.set(tensor, place(unit, entries, latest, plan));
+      for (const unit of unitsOf(tensor, roots)) {
+        const latest = Math.max(-1, ...[...unit.reads].map((t) => position.get(t) ?? -1));
+        const at = place(unit, entries, latest, plan);
+        position.set(tensor, Math.max(at, position.get(tensor) ?? -1));
+      }
     }
   }
   return entries;
+}
+
+/** What is computed for a root: itself, or the parts that it is stored in. */
+function unitsOf(tensor: Tensor, roots: ReadonlySet<Tensor>): Unit[] {
+  const node = nodeOf(tensor);
+  if (!storedInParts(node, roots)) {
+    const axes = REDUCTIONS.has(node.op) && { axes: node.attrs.axes as number[] };
+    return [{ tensor, reads: readsOf(tensor, roots), ...axes }];
+  }
+  const extent = (node.inputs[0] as Tensor).shape[node.attrs.axis as number] as number;
+  return node.inputs.map((part, i) => ({
+    tensor: part,
+    within: { whole: tensor, start: i * extent },
+    reads: readsOf(part, roots),
+  }));
+}
+
+/** The tensor that a unit's values are stored in. */
+export function storedIn(unit: Unit): Tensor {
+  return unit.within?.whole ?? unit.tensor;
 }
 
 function place(unit: Unit, entries: Entry[], latest: number, { roots, cost }: Roots): number {
@@ -151,6 +171,8 @@ function join(unit: Unit, group: Group, roots: ReadonlySet<Tensor>): boolean {
   const reads = new Set([...group.units, unit].flatMap((u) => [...u.reads]));
   if (reads.size > MOST_READS) return false;
   const units = [...group.units, unit];
+  // A concatenation is whole only when all its parts are stored.
+  if (group.units.some((u) => u.within && unit.reads.has(u.within.whole))) return false;
   const inside = new Set(group.units.map((u) => u.tensor));
   if ([...unit.reads].some((t) => inside.has(t)) && !rowLocal(unit, units, outer, roots))
     return false;
@@ -264,7 +286,10 @@ export class GroupSpace {
     this.#outerVars = outer.map((d) => this.b.newVar(d));
   }
 
-  /** The unit's inner variables, and the index of its element (of its operand's, for a reduction). */
+  /**
+   * The unit's inner variables, the index of its element (of its operand's, for a reduction), and that
+   * of the result where it is stored.
+   */
   iterate(unit: Unit): {
     inner: readonly number[];
     index: readonly Index[];
@@ -281,7 +306,10 @@ export class GroupSpace {
         ) ?? real;
       const inner = this.#innerVars(whole.slice(this.outer.filter((d) => d !== 1).length));
       const index = this.#axes(shape, [...this.#outerVars, ...inner]);
-      return { inner, index, result: index };
+      if (unit.within === undefined) return { inner, index, result: index };
+      const axis = nodeOf(unit.within.whole).attrs.axis as number;
+      const along = addIndex(index[axis] as Index, constantIndex(unit.within.start));
+      return { inner, index, result: index.with(axis, along) };
     }
     const operand = nodeOf(unit.tensor).inputs[0] as Tensor;
     const inner = this.#innerVars(unit.axes.map((a) => operand.shape[a] as number));

@@ -12,7 +12,7 @@ import {
 } from "../loop.ts";
 import type { Tensor } from "../tensor.ts";
 import { Emitter, linear } from "./emit.ts";
-import { type Group, GroupSpace } from "./groups.ts";
+import { type Group, GroupSpace, storedIn } from "./groups.ts";
 import { mergeVariables } from "./merge.ts";
 
 export interface LoweredLoop {
@@ -69,10 +69,11 @@ export function lowerGroup(
     const { inner, index, result } = space.iterate(unit);
     const t = unit.tensor;
     if (unit.axes === undefined) {
-      if (!stored(t)) continue;
+      const target = storedIn(unit);
+      if (!stored(target)) continue;
       writes.push({
-        tensor: t,
-        index: linear(t.shape, index),
+        tensor: target,
+        index: linear(target.shape, result),
         value: inlining.compute(t, index),
         inner,
       });
@@ -103,7 +104,7 @@ export function lowerGroup(
     stages: stages.filter((s) => s.reduces.length + s.stores.length > 0),
     slots,
   });
-  return { kernel, bound, writes: writes.map((w) => inlining.slot(w.tensor)) };
+  return { kernel, bound, writes: [...new Set(writes.map((w) => inlining.slot(w.tensor)))] };
 }
 
 /** The reductions that an expression uses. */

@@ -3,8 +3,8 @@ import { compile } from "../compile.ts";
 import { zeros } from "../ops/create.ts";
 import { scatter } from "../ops/indexed.ts";
 import { matmul } from "../ops/matrix.ts";
-import { add } from "../ops/pointwise.ts";
-import { reshape } from "../ops/shape.ts";
+import { add, cast, mul } from "../ops/pointwise.ts";
+import { concat, reshape, split } from "../ops/shape.ts";
 import { setBackend, type Tensor, tensor } from "../tensor.ts";
 import { referenceBackend } from "../testing/index.ts";
 
@@ -56,4 +56,32 @@ test("a reshape of an argument is a copy, unless the argument is given away", as
   })(x);
   expect(Array.from(await moved.same.data())).toEqual([1, 2]);
   expect(Array.from(await moved.more.data())).toEqual([2, 3]);
+});
+
+test("a stored concatenation of computed values is written part by part, by whom else they serve", () => {
+  const program = compile((a: Tensor, b: Tensor, c: Tensor) => {
+    const joined = concat([cast(a, "bf16"), cast(b, "bf16")], 0); // two loops, of different operands
+    const both = concat([mul(c, 2), add(c, 1)], 1); // one loop
+    return [matmul(joined, joined, { transposeB: true }), matmul(both, both, { transposeB: true })];
+  }).program(zeros([4, 16]), zeros([4, 16]), zeros([8, 16]));
+  const text = program.toString();
+  expect(text).toContain("5 kernels");
+  expect(text).not.toContain("where");
+});
+
+test("a concatenation does not overwrite what its other parts are made of", async () => {
+  const swap = (x: Tensor) => {
+    const [a, b] = split(x, [64, 64], 0) as [Tensor, Tensor];
+    return concat([mul(b, 2), add(a, b)], 0);
+  };
+  const values = Float32Array.from({ length: 128 }, (_, i) => i);
+  const got = await compile(swap, { donate: [0] })(tensor(values)).data();
+  const expected = values.map((v, i) => (i < 64 ? 2 * (v + 64) : v - 64 + v));
+  expect(Array.from(got)).toEqual(Array.from(expected));
+});
+
+test("pieces that do not add up are refused, and so are those of no size", () => {
+  expect(() => split(zeros([4]), [1, 2], 0)).toThrow(/add up to 3/);
+  expect(() => split(zeros([4]), [6, -2], 0)).toThrow(/got -2/);
+  expect(() => split(zeros([4]), [1.5, 2.5], 0)).toThrow(/got 1.5/);
 });

@@ -4,7 +4,7 @@ import { dtypeBytes } from "../dtype.ts";
 import { type Graph, nodeOf } from "../graph.ts";
 import { describe } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Entry, schedule } from "./groups.ts";
+import { type Entry, schedule, storedIn } from "./groups.ts";
 import { lowerKernel, operandOf, trafficOf, wholeView } from "./kernels.ts";
 import { lowerGroup } from "./loops.ts";
 import { updatesInPlace } from "./merge.ts";
@@ -135,12 +135,14 @@ function draftSteps(
       outputs.has(t) || [...(readBy.get(t) ?? [])].some((reader) => reader !== entry);
     const { kernel, bound, writes } = lowerGroup(entry, roots, stored);
     if (writes.length === 0 || writes.every((w) => (bound[w] as Tensor).size === 0)) continue;
-    const label = groupLabel(entry.units.filter((u) => stored(u.tensor)).map((u) => u.tensor));
+    const written = entry.units.filter((u) => stored(storedIn(u))).map((u) => u.tensor);
+    const label = groupLabel(written);
+    const traffic = trafficOf([...bound.filter((_, s) => !writes.includes(s)), ...written]);
     const points = entry.units.map((u) =>
       u.axes ? (nodeOf(u.tensor).inputs[0] as Tensor).size : u.tensor.size,
     );
     const flops = points.reduce((a, b) => a + b, 0);
-    drafts.push({ step: { kernel, writes, label, flops, traffic: trafficOf(bound) }, bound });
+    drafts.push({ step: { kernel, writes, label, flops, traffic }, bound });
   }
   return drafts;
 }

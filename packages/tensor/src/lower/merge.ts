@@ -105,11 +105,12 @@ function collectIndices(kernel: LoopKernel): Index[] {
 export function updatesInPlace(kernel: LoopKernel, reads: number, write: number): boolean {
   const key = (ix: Index) =>
     `${ix.offset}|${kernel.vars.map((d, v) => (d === 1 ? 0 : (ix.strides[v] ?? 0)))}|${ix.terms.length}`;
-  let storedAt: { stage: number; key: string } | undefined;
-  kernel.stages.forEach((s, stage) => {
-    for (const st of s.stores) if (st.slot === write) storedAt = { stage, key: key(st.index) };
-  });
-  if (storedAt === undefined) return false;
+  const stores = kernel.stages.flatMap((s, stage) =>
+    s.stores.filter((st) => st.slot === write).map((st) => ({ stage, key: key(st.index) })),
+  );
+  const [storedAt] = stores;
+  // Of the parts of a concatenation, one may overwrite what another reads.
+  if (storedAt === undefined || stores.length > 1) return false;
   const { stage: last, key: own } = storedAt;
   let safe = true;
   kernel.stages.forEach((s, stage) => {

@@ -2,8 +2,9 @@
 import { dtypeBytes } from "../dtype.ts";
 import { nodeOf } from "../graph.ts";
 import { opDef } from "../ops/registry.ts";
+import { sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
-import { sourceOf } from "./emit.ts";
+import { sourceOf, viewOf } from "./emit.ts";
 import { operandOf } from "./kernels.ts";
 
 export const REDUCTIONS: ReadonlySet<string> = new Set(["sum", "reduceMax", "reduceMin"]);
@@ -20,6 +21,9 @@ const CHEAP = 24;
 const WORTH_KEEPING = 10;
 /** Longest expression of one kernel. */
 const LONGEST = 600;
+
+/** Parts of a concatenation whose runs of memory are shorter are not worth a kernel's store each. */
+const SHORT_RUN = 16;
 
 export interface Roots {
   /** Nodes that the outputs need, in topological order. */
@@ -65,7 +69,7 @@ export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]):
       for (const t of new Set(inputs)) {
         const repeated = out.size > t.size || node.op === "take";
         if (repeated && !roots.has(t) && (cost.get(t) ?? 0) >= WORTH_KEEPING && t.size > 1)
-          roots.add(t);
+          roots.add(storedInParts(node, roots) ? out : t);
         if (roots.has(t)) l.set(t, t.size * 8 >= out.size ? 1 : 0.1);
         else {
           c += cost.get(t) ?? 0;
@@ -86,6 +90,21 @@ export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]):
     }
   }
   return { live, roots, cost };
+}
+
+/**
+ * Whether a concatenation, where it is stored, is written part by part: values of one shape that loops
+ * compute. Others are copied by one loop that chooses among them for every element.
+ */
+export function storedInParts(node: Node, roots: ReadonlySet<Tensor>): boolean {
+  if (node.op !== "concat") return false;
+  const [first] = node.inputs as [Tensor];
+  const run = sizeOf(first.shape.slice(node.attrs.axis as number));
+  const computed = (t: Tensor) => !roots.has(viewOf(t)?.base ?? t);
+  return (
+    run >= SHORT_RUN &&
+    node.inputs.every((t) => t.shape.join() === first.shape.join() && computed(t))
+  );
 }
 
 /** What is only widened on the way to t, and takes less memory: a bf16 value that is used in f32. */

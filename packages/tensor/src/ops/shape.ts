@@ -3,7 +3,8 @@
 import { addIndex, computeType, constantIndex, type Index, scaleIndex } from "../loop.ts";
 import { describe, sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
-import { apply1, define } from "./registry.ts";
+import { zeros } from "./create.ts";
+import { apply, apply1, define } from "./registry.ts";
 
 const input = (node: Node): Tensor => node.inputs[0] as Tensor;
 
@@ -213,7 +214,24 @@ export function sliceAxis(x: Tensor, axis: number, start: number, end?: number):
   return slice(x, starts, ends);
 }
 
-/** Cuts an axis into pieces of the given sizes, which must add up to its extent. */
+define("split", {
+  infer([x], attrs) {
+    const t = x as Tensor;
+    const { axis, sizes } = attrs as { axis: number; sizes: number[] };
+    return sizes.map((n) => ({ shape: t.shape.with(axis, n), dtype: t.dtype }));
+  },
+  grad(node, gs) {
+    const parts = node.outputs.map((t, i) => gs[i] ?? zeros(t.shape, t.dtype));
+    return [concat(parts, node.attrs.axis as number)];
+  },
+  source(_, node, index, output) {
+    const { axis, sizes } = node.attrs as { axis: number; sizes: number[] };
+    const start = sizes.slice(0, output).reduce((s, n) => s + n, 0);
+    return index.with(axis, addIndex(index[axis] as Index, constantIndex(start)));
+  },
+});
+
+/** Cuts an axis into pieces of the given sizes, which must add up to its extent: what `concat` joins. */
 export function split(x: Tensor, sizes: readonly number[], axis: number): Tensor[] {
   const a = axisOf(x, axis, "split");
   const total = sizes.reduce((s, n) => s + n, 0);
@@ -222,12 +240,13 @@ export function split(x: Tensor, sizes: readonly number[], axis: number): Tensor
       `split: sizes [${sizes.join(", ")}] add up to ${total}, but axis ${axis} of ${describe(x)} has ${x.shape[a]}`,
     );
   }
-  let start = 0;
-  return sizes.map((n) => {
-    const piece = sliceAxis(x, a, start, start + n);
-    start += n;
-    return piece;
-  });
+  const bad = sizes.find((n) => !Number.isInteger(n) || n < 0);
+  if (bad !== undefined) {
+    throw new Error(
+      `split: sizes [${sizes.join(", ")}] should be whole numbers from 0, got ${bad}`,
+    );
+  }
+  return sizes.length === 1 ? [x] : [...apply("split", [x], { axis: a, sizes })];
 }
 
 define("flip", {

@@ -270,6 +270,20 @@ function shapeCases(): Case[] {
       grad: true,
     },
     { name: "stack", args: [f(4), f(4)], fn: (...xs) => s.stack(xs, 1), grad: true },
+    {
+      name: "concat of values of one shape, which share operands",
+      args: [f(6, 33), f(6, 33)],
+      fn: (a, b) => s.concat([p.mul(a, p.sigmoid(b)), p.add(a, b), p.square(a)], 1),
+      grad: true,
+    },
+    {
+      name: "concat of rounded matrices, and what is computed from it",
+      args: [f(3, 5, 16), f(3, 5, 16)],
+      fn: (a, b) => {
+        const c = s.concat([p.cast(a, "bf16"), p.cast(b, "bf16")], 1);
+        return [c, r.sum(p.cast(c, "f32"), 2), s.sliceAxis(p.cast(c, "f32"), 1, 4, 7)];
+      },
+    },
     { name: "split", args: [f(4, 9)], fn: (x) => s.split(x, [2, 3, 4], 1), grad: true },
     {
       name: "iota, full",
@@ -533,6 +547,30 @@ function matrixCases(): Case[] {
       args: [f(5, 40), f(24, 40), f(5, 24)],
       fn: (x, w, dy) => fp8Gradients((x, w) => nn.linear(x, inFp8(w)), x, w, dy),
       tolerance: FP8_SUMS,
+    },
+    {
+      name: "linears in FP8, with their gradients",
+      args: [f(12, 128), f(2, 128, 128), f(12, 256)],
+      fn: (x, w, dy) => {
+        const each = (w: Tensor) => s.split(w, [1, 1], 0).map((m) => inFp8(s.squeeze(m, 0)));
+        return fp8Gradients((x, w) => s.concat(nn.linears(x, each(w)), 1), x, w, dy);
+      },
+      tolerance: FP8_SUMS,
+    },
+    {
+      name: "groupedLinears of rounded matrices, with their gradients",
+      args: [f(12, 24), f(4, 48, 24), f(12, 48), offsets],
+      fn: (x, w, dy, o) => {
+        const each = (w: Tensor) => s.split(w, [16, 32], 1).map((m) => p.cast(m, "bf16"));
+        return fp8Gradients(
+          (x, w) =>
+            p.cast(s.concat(nn.groupedLinears(p.cast(x, "bf16"), each(w), o as Tensor), 1), "f32"),
+          x,
+          w,
+          dy,
+        );
+      },
+      tolerance: 4e-3,
     },
     {
       name: "groupedLinear in FP8, with both gradients",
