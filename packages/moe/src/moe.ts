@@ -9,7 +9,9 @@ import {
   cast,
   expandDims,
   groupedLinear,
+  groupedLinears,
   linear,
+  linears,
   mul,
   remat,
   reshape,
@@ -22,7 +24,8 @@ import { type Routing, route } from "./route.ts";
 
 /** down(silu(gate x) · up x) for x [..., D]. */
 export function mlp(p: MlpParams, x: Tensor): Tensor {
-  return linear(swiglu(linear(x, p.gateProj), linear(x, p.upProj)), p.downProj);
+  const [gate, up] = linears(x, [p.gateProj, p.upProj]) as [Tensor, Tensor];
+  return linear(swiglu(gate, up), p.downProj);
 }
 
 /** silu(gate) · up, times a weight for each row; the derivative computes what is between again. */
@@ -49,14 +52,11 @@ export function moe(p: MoeParams, x: Tensor, c: MoeConfig, real?: Tensor): MoeRe
   const plan = planDispatch(routing.experts, c.nRoutedExperts, real && reshape(real, [-1]));
 
   const rows = dispatch(tokens, plan); // [N K, D]
-  const each = (x: Tensor, w: Tensor) => groupedLinear(x, w, plan.offsets);
+  const { gateProj, upProj, downProj } = p.experts;
+  const [gate, up] = groupedLinears(rows, [gateProj, upProj], plan.offsets) as [Tensor, Tensor];
   // Outputs of experts are weighted (eq. 12): since down is linear, so may be its narrower inputs.
-  const hidden = weightedSwiglu(
-    each(rows, p.experts.gateProj),
-    each(rows, p.experts.upProj),
-    dispatchWeights(routing.weights, plan),
-  ); // [N K, F]
-  const routed = combine(each(hidden, p.experts.downProj), plan); // [N, D]
+  const hidden = weightedSwiglu(gate, up, dispatchWeights(routing.weights, plan)); // [N K, F]
+  const routed = combine(groupedLinear(hidden, downProj, plan.offsets), plan); // [N, D]
 
   const output = shared ? add(shared, routed) : routed;
   return { output: reshape(output, x.shape), routing, load: expertLoad(plan) };
