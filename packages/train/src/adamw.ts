@@ -49,11 +49,14 @@ const TOGETHER = 8;
 /** √Σ g² over all tensors of a tree, f32, by as few kernels as the many small ones allow. */
 export function globalNorm(tree: unknown): Tensor {
   const squares = treeLeaves(tree).map((g) => {
-    const each = square(cast(reshape(g, [g.size]), "f32"));
-    if (g.size <= SMALL) return each;
+    const each = square(cast(g, "f32"));
+    // By rows first: a gradient may be some rows of a larger matrix, which do not lie in one piece.
+    const rows = g.rank > 1 && g.size > SMALL ? sum(each, -1) : each;
+    const flat = reshape(rows, [rows.size]);
+    if (flat.size <= SMALL) return flat;
     let parts = PARTS;
-    while (g.size % parts !== 0) parts /= 2;
-    return sum(reshape(each, [parts, g.size / parts]), 1);
+    while (flat.size % parts !== 0) parts /= 2;
+    return sum(reshape(flat, [parts, flat.size / parts]), 1);
   });
   const sums: Tensor[] = [];
   for (let i = 0; i < squares.length; i += TOGETHER)
