@@ -1,7 +1,9 @@
 import {
   add,
   cast,
+  compile,
   key,
+  maximum,
   mul,
   normal,
   setBackend,
@@ -9,6 +11,7 @@ import {
   sum,
   type Tensor,
   tensor,
+  treeLeaves,
   treeMap,
   valueAndGrad,
 } from "@dsv3/tensor";
@@ -353,6 +356,36 @@ describe("the balance loss", () => {
     const after = balanceLoss(sub(crowded, mul(gradient, 0.05)), c);
     expect(await after.item()).toBeLessThan(await loss.item());
   });
+});
+
+test("training in bf16 multiplies gate and up as one, and learns what it does by two products", async () => {
+  const [x, dy] = [normal(key(6), [2, 7, v3.hiddenSize]), normal(key(7), [2, 7, v3.hiddenSize])];
+  const step = (rounded: (w: Tensor) => Tensor) =>
+    compile((p: MoeParams, x: Tensor) => {
+      const loss = (p: MoeParams, x: Tensor) => {
+        const narrow = treeMap((w) => (w.rank > 1 ? rounded(w) : w), p) as MoeParams;
+        const { output } = moe({ ...narrow, gate: p.gate }, cast(x, "bf16"), v3);
+        return sum(mul(cast(output, "f32"), dy));
+      };
+      return valueAndGrad(loss, { argnums: [0, 1] })(p, x);
+    });
+  const one = step((w) => cast(w, "bf16"));
+  const two = step((w) => maximum(cast(w, "bf16"), -100)); // something else than rounding: the same values
+  const p = params(v3);
+  const [[loss, grads], [expected, want]] = [one(p, x), two(p, x)];
+  expect(await loss.item()).toBe(await expected.item());
+  for (const [i, t] of treeLeaves(grads).entries()) {
+    const [a, b] = [await t.data(), await treeLeaves(want)[i]!.data()];
+    const largest = Math.max(...Array.from(b, Math.abs));
+    b.forEach((v, j) => {
+      expect(Math.abs(v - a[j]!)).toBeLessThanOrEqual(largest / 100);
+    });
+  }
+  const kinds = (c: typeof one) => c.program(p, x).program.steps.map(({ kernel }) => kernel.kind);
+  const count = (c: typeof one, kind: string) => kinds(c).filter((k) => k === kind).length;
+  expect([count(one, "groupedMatmul"), count(two, "groupedMatmul")]).toEqual([6, 9]);
+  expect([count(one, "matmul"), count(two, "matmul")]).toEqual([9, 12]);
+  expect(kinds(one).length).toBeLessThan(kinds(two).length);
 });
 
 test("padding reaches no expert, and other tokens get what they got without it", async () => {
