@@ -24,6 +24,7 @@ export type {
   MemoryStats,
   Program,
   Reduce,
+  RowLookup,
   ScatterKernel,
   Stage,
   Step,

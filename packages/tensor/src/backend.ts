@@ -142,6 +142,9 @@ export interface MatmulKernel {
  *   "groups": out[g][m, n] = Σ_{r in run g} a[r, m] · b[r, n]; an empty run gives zeros
  * `b` in "rows" and `out` in "groups" have one batch stride, over groups. In "groups", `a` is seen
  * as [rows, m] and `b` as [rows, n].
+ *
+ * Rows may be looked up: with `aRows`, row r of `a` is row aRows[r] of the matrix that its view shows,
+ * unscaled; `bRows` does the same for `b` in "groups".
  */
 export interface GroupedMatmulKernel {
   readonly kind: "groupedMatmul";
@@ -155,6 +158,16 @@ export interface GroupedMatmulKernel {
   readonly a: MatrixView;
   readonly b: MatrixView;
   readonly out: MatrixView;
+  readonly aRows?: RowLookup;
+  readonly bRows?: RowLookup;
+}
+
+/** Which rows of a matrix are read: indices outside [0, extent) read the nearest row there is. */
+export interface RowLookup {
+  /** i32 [rows] */
+  readonly slot: number;
+  /** Rows of the matrix, 1 or more. */
+  readonly extent: number;
 }
 
 /** A strided view [batch, time, heads, width] of a slot. */
