@@ -282,16 +282,20 @@ function latent(batch: number, keys: number, h: number, qk: number, v: number): 
 
 type Way = "x·w" | "x·wᵀ" | "xᵀ·y";
 
-/** Products of `groups` runs of `each` rows; out f32 or bf16. */
+/** Products of `groups` runs of `each` rows, or of rows that differ but for the mean; out f32 or bf16. */
 function grouped(
   way: Way,
   groups: number,
   each: number,
   k: number,
   n: number,
-  { f8 = false, out: outType = "bf16" as "bf16" | "f32" } = {},
+  { f8 = false, uneven = false, out: outType = "bf16" as "bf16" | "f32" } = {},
 ): Case {
   const rows = groups * each;
+  const ends = Array.from({ length: groups + 1 }, (_, g) =>
+    Math.floor(each * (uneven ? groups * (g / groups) ** 1.2 : g)),
+  );
+  const runOf = (row: number) => ends.findIndex((end) => end > row) - 1;
   const dtype = f8 ? "f8e4m3" : "bf16";
   const view = (slot: number, row: number, over: Partial<MatrixView> = {}): MatrixView => ({
     slot,
@@ -331,7 +335,7 @@ function grouped(
           value: dot(
             k,
             (i) => element(r, i),
-            (i) => weight(Math.floor(r / each), i, c),
+            (i) => weight(runOf(r), i, c),
           ),
         })),
       );
@@ -341,15 +345,15 @@ function grouped(
         slot: 3,
         index: m * n + c,
         value: dot(
-          each,
-          (r) => element(g * each + r, i),
-          (r) => read(1, (g * each + r) * n + c),
+          ends[g + 1]! - ends[g]!,
+          (r) => element(ends[g]! + r, i),
+          (r) => read(1, (ends[g]! + r) * n + c),
         ),
       }));
     });
   };
   return single({
-    name: `grouped ${way} ${dtype}${outType === "f32" ? " to f32" : ""}, ${groups} x ${each} rows, ${k} x ${n}`,
+    name: `grouped ${way} ${dtype}${outType === "f32" ? " to f32" : ""}, ${groups} x ${uneven ? "about " : ""}${each} rows, ${k} x ${n}`,
     kernel: {
       kind: "groupedMatmul",
       form,
@@ -368,7 +372,7 @@ function grouped(
       {
         dtype: "i32",
         elements: groups + 1,
-        data: Int32Array.from({ length: groups + 1 }, (_, g) => g * each),
+        data: Int32Array.from(ends),
       },
       { dtype: outType, elements: outElements },
       ...(f8
@@ -437,6 +441,9 @@ export const MATRIX_CASES: readonly (() => Case)[] = [
   () => grouped("x·wᵀ", 64, 512, 1024, 2048),
   () => grouped("x·wᵀ", 64, 1536, 1024, 384),
   () => grouped("x·wᵀ", 64, 1536, 384, 1024),
+  () => grouped("x·wᵀ", 64, 1536, 1024, 384, { uneven: true }),
+  () => grouped("x·w", 64, 1536, 384, 1024, { uneven: true }),
+  () => grouped("x·wᵀ", 64, 1536, 1024, 768),
   () => grouped("x·wᵀ", 64, 3, 1024, 384),
   () => grouped("xᵀ·y", 32, 512, 7168, 2048),
   () => grouped("xᵀ·y", 32, 512, 7168, 2048, { out: "f32" }),
