@@ -6,15 +6,21 @@
  */
 import { nodeOf } from "../graph.ts";
 import { addIndex, constantIndex, type Index, LoopBuilder, sameIndex } from "../loop.ts";
+import { indexAt } from "../ops/shape.ts";
 import { sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
-import { Emitter } from "./emit.ts";
+import { Emitter, linear } from "./emit.ts";
+import { wholeView } from "./kernels.ts";
 import { isKernel, REDUCTIONS, type Roots, storedInParts } from "./roots.ts";
 
 export interface Unit {
   readonly tensor: Tensor;
-  /** Where the value is stored as a part of a concatenation, and from which position of its axis. */
-  readonly within?: { readonly whole: Tensor; readonly start: number };
+  /** Where the value is a part of a concatenation: of that shape, from that position of its axis on. */
+  readonly within?: {
+    readonly whole: Tensor;
+    readonly shape: readonly number[];
+    readonly start: number;
+  };
   /** Of a reduction: the axes of its operand. */
   readonly axes?: readonly number[];
   /** Roots that it reads. */
@@ -78,11 +84,12 @@ function unitsOf(tensor: Tensor, roots: ReadonlySet<Tensor>): Unit[] {
     return [{ tensor, reads: readsOf(tensor, roots), ...axes }];
   }
   const extent = (node.inputs[0] as Tensor).shape[node.attrs.axis as number] as number;
-  return node.inputs.map((part, i) => ({
-    tensor: part,
-    within: { whole: tensor, start: i * extent },
-    reads: readsOf(part, roots),
-  }));
+  return node.inputs.map((part, i) => {
+    // A reshape is the same elements, which are simpler to walk over as they are computed.
+    const value = wholeView(part) ?? part;
+    const within = { whole: tensor, shape: part.shape, start: i * extent };
+    return { tensor: value, within, reads: readsOf(value, roots) };
+  });
 }
 
 /** The tensor that a unit's values are stored in. */
@@ -308,8 +315,9 @@ export class GroupSpace {
       const index = this.#axes(shape, [...this.#outerVars, ...inner]);
       if (unit.within === undefined) return { inner, index, result: index };
       const axis = nodeOf(unit.within.whole).attrs.axis as number;
-      const along = addIndex(index[axis] as Index, constantIndex(unit.within.start));
-      return { inner, index, result: index.with(axis, along) };
+      const part = indexAt(this.b, linear(shape, index), unit.within.shape);
+      const along = addIndex(part[axis] as Index, constantIndex(unit.within.start));
+      return { inner, index, result: part.with(axis, along) };
     }
     const operand = nodeOf(unit.tensor).inputs[0] as Tensor;
     const inner = this.#innerVars(unit.axes.map((a) => operand.shape[a] as number));

@@ -1,6 +1,13 @@
 /** Operations that only rearrange: index maps, free inside a compiled program. */
 
-import { addIndex, computeType, constantIndex, type Index, scaleIndex } from "../loop.ts";
+import {
+  addIndex,
+  computeType,
+  constantIndex,
+  type Index,
+  type LoopBuilder,
+  scaleIndex,
+} from "../loop.ts";
 import { describe, sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
 import { zeros } from "./create.ts";
@@ -52,21 +59,31 @@ define("reshape", {
     to.forEach((d, i) => {
       linear = addIndex(scaleIndex(linear, d), index[i] as Index);
     });
-    const result: Index[] = new Array(from.length);
-    for (let i = from.length - 1; i >= 0; i--) {
-      // What is left of the linear index needs no division by the first extent: it is in range.
-      if (from.slice(0, i).every((d) => d === 1)) {
-        result[i] = linear;
-        result.fill(constantIndex(0), 0, i);
-        break;
-      }
-      const [q, r] = b.divide(linear, from[i] as number);
-      result[i] = r;
-      linear = q;
-    }
-    return result;
+    return indexAt(b, linear, from);
   },
 });
+
+/** The index of the element at a row-major position, which lies in the shape. */
+export function indexAt(
+  b: LoopBuilder,
+  position: Index,
+  shape: readonly number[],
+): readonly Index[] {
+  let linear = position;
+  const result: Index[] = new Array(shape.length);
+  for (let i = shape.length - 1; i >= 0; i--) {
+    // What is left of the position needs no division by the first extent: it is in range.
+    if (shape.slice(0, i).every((d) => d === 1)) {
+      result[i] = linear;
+      result.fill(constantIndex(0), 0, i);
+      break;
+    }
+    const [q, r] = b.divide(linear, shape[i] as number);
+    result[i] = r;
+    linear = q;
+  }
+  return result;
+}
 
 /** The same elements in row-major order under another shape; one extent may be −1. */
 export function reshape(x: Tensor, shape: readonly number[]): Tensor {
