@@ -282,14 +282,17 @@ function latent(batch: number, keys: number, h: number, qk: number, v: number): 
 
 type Way = "x·w" | "x·wᵀ" | "xᵀ·y";
 
-/** Products of `groups` runs of `each` rows, or of rows that differ but for the mean; out f32 or bf16. */
+/**
+ * Products of `groups` runs of `each` rows, or of rows that differ but for the mean; out f32 or bf16.
+ * With `tokens`, rows of a are looked up among so many.
+ */
 function grouped(
   way: Way,
   groups: number,
   each: number,
   k: number,
   n: number,
-  { f8 = false, uneven = false, out: outType = "bf16" as "bf16" | "f32" } = {},
+  { f8 = false, uneven = false, tokens = 0, out: outType = "bf16" as "bf16" | "f32" } = {},
 ): Case {
   const rows = groups * each;
   const ends = Array.from({ length: groups + 1 }, (_, g) =>
@@ -320,10 +323,12 @@ function grouped(
   const weights = way === "x·wᵀ" ? { row: 1, col: k, batch: [k * n] } : { batch: [k * n] };
   const outElements = form === "rows" ? rows * n : groups * k * n;
   const bElements = form === "rows" ? groups * k * n : rows * n;
+  const aRowCount = tokens || rows;
+  const token = (r: number) => (tokens ? (r * 7919) % tokens : r);
   const expected = (read: Read) => {
     const columns = some(n, 64);
     const element = (r: number, c: number) =>
-      read(0, r * k + c) * (f8 ? read(4, r * kBlocks + (c >> 7)) : 1);
+      read(0, token(r) * k + c) * (f8 ? read(4, r * kBlocks + (c >> 7)) : 1);
     const weight = (g: number, i: number, c: number) =>
       read(1, g * k * n + (way === "x·w" ? i * n + c : c * k + i)) *
       (f8 ? read(5, (g * nBlocks + (c >> 7)) * kBlocks + (i >> 7)) : 1);
@@ -353,7 +358,7 @@ function grouped(
     });
   };
   return single({
-    name: `grouped ${way} ${dtype}${outType === "f32" ? " to f32" : ""}, ${groups} x ${uneven ? "about " : ""}${each} rows, ${k} x ${n}`,
+    name: `grouped ${way} ${dtype}${outType === "f32" ? " to f32" : ""}, ${groups} x ${uneven ? "about " : ""}${each} rows${tokens ? ` of ${tokens}` : ""}, ${k} x ${n}`,
     kernel: {
       kind: "groupedMatmul",
       form,
@@ -365,9 +370,10 @@ function grouped(
       a: view(0, k, f8 ? { scale: scaleA } : {}),
       b: view(1, n, form === "rows" ? { ...weights, ...(f8 ? { scale: scaleB } : {}) } : {}),
       out: { ...view(3, n, form === "rows" ? {} : { batch: [k * n] }), dtype: outType },
+      ...(tokens && { aRows: { slot: 4, extent: tokens } }),
     },
     slots: [
-      { dtype, elements: rows * k },
+      { dtype, elements: aRowCount * k },
       { dtype, elements: bElements },
       {
         dtype: "i32",
@@ -381,10 +387,19 @@ function grouped(
             { dtype: "f32" as const, elements: groups * kBlocks * nBlocks },
           ]
         : []),
+      ...(tokens
+        ? [
+            {
+              dtype: "i32" as const,
+              elements: rows,
+              data: Int32Array.from({ length: rows }, (_, r) => token(r)),
+            },
+          ]
+        : []),
     ],
     writes: [3],
     flops: 2 * rows * k * n,
-    bytes: (rows * k + bElements) * dtypeBytes(dtype) + totalBytes(outType, outElements),
+    bytes: (aRowCount * k + bElements) * dtypeBytes(dtype) + totalBytes(outType, outElements),
     rate: RATE[dtype],
     expected,
   });
@@ -444,6 +459,10 @@ export const MATRIX_CASES: readonly (() => Case)[] = [
   () => grouped("x·wᵀ", 64, 1536, 1024, 384, { uneven: true }),
   () => grouped("x·w", 64, 1536, 384, 1024, { uneven: true }),
   () => grouped("x·wᵀ", 64, 1536, 1024, 768),
+  () => grouped("x·wᵀ", 64, 1536, 1024, 768, { uneven: true, tokens: 16_384 }),
+  () => grouped("x·w", 64, 1536, 1024, 384, { uneven: true, tokens: 16_384 }),
+  () => grouped("xᵀ·y", 64, 1536, 1024, 768, { uneven: true }),
+  () => grouped("xᵀ·y", 64, 1536, 1024, 768, { uneven: true, tokens: 16_384 }),
   () => grouped("x·wᵀ", 64, 3, 1024, 384),
   () => grouped("xᵀ·y", 32, 512, 7168, 2048),
   () => grouped("xᵀ·y", 32, 512, 7168, 2048, { out: "f32" }),

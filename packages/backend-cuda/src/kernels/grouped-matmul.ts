@@ -4,30 +4,19 @@
  * The tensor-core kernel is persistent: one block a multiprocessor reads the offsets, numbers all
  * output tiles of 128 × (up to 256) of all runs, and takes every gridDim-th. Two warpgroups of 64
  * rows multiply; a third copies operands into a ring of stages of 64 along the contraction, and runs
- * ahead over tile boundaries. Which way an operand lies in memory only changes its tile in shared
+ * ahead over tile boundaries. Rows that are looked up go by ordinary copies, all else by the bulk copy
+ * engine. Which way an operand lies in memory only changes its tile in shared
  * memory and a bit of the instruction, so y = x·w, dx = dy·wᵀ and dw = xᵀ·dy are one kernel.
  */
 import type { GroupedMatmulKernel, MatrixView } from "../contract.ts";
-import { dtypeBytes } from "../contract.ts";
-import type { Arg, DeviceInfo, Lowered } from "../kernel.ts";
+import type { DeviceInfo, Lowered } from "../kernel.ts";
+import { LINES, lookups, matrixArgs, RUNS, scaleArgs } from "./grouped-shape.ts";
 import { constants, hopper } from "./hopper.ts";
 import { transposeBytes } from "./transpose-bytes.ts";
 
 const BM = 128;
 const STEP_BYTES = 128; // of the contraction in a stage: 64 bf16 or 128 e4m3
 const BAND = 16; // row tiles that go together, so that they share columns of b in the L2 cache
-
-/** Bounds of run g, kept inside the matrix whatever the offsets say. */
-const RUNS = `
-DEVICE int bound(const i32* offsets, int g) { return min(max(offsets[g], 0), ROWS); }
-// Rows before the first and after the last run are zeros.
-template <class T> DEVICE void zero_outside(T* out, const i32* offsets) {
-  const i64 head = (i64)bound(offsets, 0) * N, tail = (i64)bound(offsets, GROUPS) * N, all = (i64)ROWS * N;
-  const i64 count = head + all - tail;
-  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (i64)gridDim.x * blockDim.x)
-    out[i < head ? i : tail + i - head] = from_f32<T>(0.0f);
-}
-`;
 
 /** Rows (of the given axis) start at multiples of 16 bytes and are contiguous. */
 function copyable(view: MatrixView, across: number): boolean {
@@ -106,6 +95,8 @@ export function hopperGroupedMatmul(
   const shared = stages * stageBytes + 128 + table;
   const columnTiles = Math.ceil(k.n / bn);
   const groupStride = b.batch[0] ?? 0;
+  const { aRows, bRows } = k;
+  const look = lookups(k);
 
   // What differs between the forms: how tiles are found, what is copied, where results go.
   const find = rowsForm
@@ -131,47 +122,77 @@ export function hopperGroupedMatmul(
     at.steps = (max(at.end - runs[at.group], 0) + BK - 1) / BK;
   };
   const int tiles = GROUPS * M_TILES * COLUMN_TILES;`;
-  // Whole stages go by the bulk copy engine. A run's last rows in "groups" form are followed by zeros
-  // in place of the next run's, which only ordinary copies can do.
   const panels = (count: number, box: (p: string) => string) =>
     `#pragma unroll
-            for (int p = 0; p < ${count}; ++p) ${box("p")}`;
-  const boxes = rowsForm
-    ? `copy_box(stage, &a_map, step * BK, at.row, ring.full());
-            ${
-              transposedB
-                ? "copy_box(stage + B_AT, &b_map, step * BK, at.column, at.group, ring.full());"
-                : panels(
-                    bn / 64,
-                    (p) =>
-                      `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, step * BK, at.group, ring.full());`,
-                  )
-            }`
-    : `${panels(BM / 64, (p) => `copy_box(stage + ${p} * (BK * 128), &a_map, at.row + ${p} * 64, r0, ring.full());`)}
-            ${panels(bn / 64, (p) => `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, r0, ring.full());`)}`;
+              for (int p = 0; p < ${count}; ++p) ${box("p")}`;
+  const boxA = rowsForm
+    ? "copy_box(stage, &a_map, step * BK, at.row, ring.full());"
+    : panels(
+        BM / 64,
+        (p) => `copy_box(stage + ${p} * (BK * 128), &a_map, at.row + ${p} * 64, r0, ring.full());`,
+      );
+  const boxB = transposedB
+    ? "copy_box(stage + B_AT, &b_map, step * BK, at.column, at.group, ring.full());"
+    : panels(
+        bn / 64,
+        (p) =>
+          `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, ${rowsForm ? "step * BK, at.group" : "r0"}, ring.full());`,
+      );
+  const boxed = [
+    ...(aRows ? [] : [{ copy: boxA, bytes: "B_AT" }]),
+    ...(bRows ? [] : [{ copy: boxB, bytes: "(STAGE_BYTES - B_AT)" }]),
+  ];
+  const bulk = `{
+              barrier_expect(ring.full(), ${boxed.map(({ bytes }) => bytes).join(" + ") || 0});
+              ${boxed.map(({ copy }) => copy).join("\n              ")}
+            }`;
+  const findA = (first: string, end: string) =>
+    aRows ? `a_lines.find(thread, a, a_rows, ${first}, ${end}, ${aRows.extent}, ${a.row});` : "";
+  const findB = (first: string) =>
+    bRows ? `b_lines.find(thread, b, b_rows, ${first}, at.end, ${bRows.extent}, ${b.row});` : "";
+  const beforeSteps = rowsForm
+    ? findA("at.row", "ROWS")
+    : `${findA("runs[at.group]", "at.end")}${findB("runs[at.group]")}`;
+  // A run's last rows in "groups" form are followed by zeros in place of the next run's, which only
+  // ordinary copies can do.
   const copies = rowsForm
-    ? `if (thread == 0) {
-            barrier_expect(ring.full(), STAGE_BYTES);
-            ${boxes}
-          }`
+    ? `if (thread == 0) ${bulk}
+        ${
+          aRows
+            ? `a_lines.copy<1>(thread, stage, step * BK, K, a);
+        copies_arrive(ring.full());`
+            : ""
+        }`
     : `const int r0 = runs[at.group] + step * BK;
-          if (r0 + BK <= at.end) {
-            if (thread == 0) {
-              barrier_expect(ring.full(), STAGE_BYTES);
-              ${boxes}
-            } else barrier_arrive(ring.full());
-          } else {
-            copy_tile<BK, 0, BM, 64, 128>(stage, thread, a, [&](int r) {
-              return r0 + r < at.end ? a + (i64)(r0 + r) * ${a.row} + at.row : nullptr; }, K - at.row);
-            copy_tile<BK, 0, BN, 64, 128>(stage + B_AT, thread, a, [&](int r) {
-              return r0 + r < at.end ? b + (i64)(r0 + r) * ${b.row} + at.column : nullptr; }, N - at.column);
-            copies_arrive(ring.full());
-          }`;
+        const bool whole = r0 + BK <= at.end;
+        if (thread == 0) {
+          if (whole) ${bulk} else barrier_arrive(ring.full());
+        }
+        ${
+          aRows
+            ? `a_lines.copy<BM / 64>(thread, stage, at.row, K, a);
+        ${findA("r0 + BK", "at.end")}`
+            : `if (!whole)
+          copy_tile<BK, 0, BM, 64, 128>(stage, thread, a, [&](int r) {
+            return r0 + r < at.end ? a + (i64)(r0 + r) * ${a.row} + at.row : nullptr; }, K - at.row);`
+        }
+        ${
+          bRows
+            ? `b_lines.copy<BN / 64>(thread, stage + B_AT, at.column, N, b);
+        ${findB("r0 + BK")}`
+            : `if (!whole)
+          copy_tile<BK, 0, BN, 64, 128>(stage + B_AT, thread, b, [&](int r) {
+            return r0 + r < at.end ? b + (i64)(r0 + r) * ${b.row} + at.column : nullptr; }, N - at.column);`
+        }
+        copies_arrive(ring.full());`;
+  const linesOf = `${aRows ? `Lines<${rowsForm ? "BM" : "BK"}> a_lines;` : ""}${bRows ? " Lines<BK> b_lines;" : ""}`;
+  // Who arrives at a full stage: the thread that asks the bulk copy engine, and whoever may copy.
+  const producers = rowsForm && !aRows ? 1 : 129;
   const aMap = {
     slot: a.slot,
     offset: a.offset * bytes,
     dtype: a.dtype,
-    dims: [k.k, k.rows],
+    dims: [k.k, aRows?.extent ?? k.rows],
     strides: [a.row * bytes],
     box: rowsForm ? [bk, BM] : [64, bk],
     swizzle: 128,
@@ -179,7 +200,9 @@ export function hopperGroupedMatmul(
   const bMap = {
     ...(turned ? { workspace: 0 } : { slot: b.slot, offset: b.offset * bytes }),
     dtype: b.dtype,
-    dims: rowsForm ? [...(transposedB ? [k.k, k.n] : [k.n, k.k]), k.groups] : [k.n, k.rows],
+    dims: rowsForm
+      ? [...(transposedB ? [k.k, k.n] : [k.n, k.k]), k.groups]
+      : [k.n, bRows?.extent ?? k.rows],
     strides: rowsForm
       ? [(transposedB ? b.col : b.row) * bytes, (groupStride || k.k * k.n) * bytes]
       : [b.row * bytes],
@@ -238,10 +261,10 @@ export function hopperGroupedMatmul(
     STAGE_BYTES: stageBytes,
     B_AT: aBytes,
     BARS: stages * stageBytes,
-  })}${RUNS}
+  })}${RUNS}${aRows || bRows ? LINES : ""}
 struct Place { int group, row, column, end, steps; };
 extern "C" __global__ void __launch_bounds__(384, 1) grouped_matmul(const ${a.dtype}* __restrict__ a, const ${b.dtype}* __restrict__ b,
-    ${out.dtype}* __restrict__ out, const i32* __restrict__ offsets, const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map${f8 ? ",\n    const f32* __restrict__ a_scale, const f32* __restrict__ b_scale" : ""}) {
+    ${out.dtype}* __restrict__ out, const i32* __restrict__ offsets, const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map${look.params}${f8 ? ",\n    const f32* __restrict__ a_scale, const f32* __restrict__ b_scale" : ""}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, warp_group = warpgroup(), lane = threadIdx.x & 31;
@@ -249,7 +272,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) grouped_matmul(const ${a.dt
   i32* starts = runs + GROUPS + 1; // number of row tiles before each run
   Ring<STAGES> ring(shared + BARS);
   if (threadIdx.x == 0) {
-    ring.init(${rowsForm ? 1 : 128}, 8);
+    ring.init(${producers}, 8);
     fence_async();
   }
   for (int g = threadIdx.x; g <= GROUPS; g += 384) runs[g] = bound(offsets, g);
@@ -276,9 +299,11 @@ ${find}
   Place at;
   at.group = 0;
   if (warp_group == 0) { // copies
-    registers_give<40>();
+    registers_give<56>();
+    ${linesOf}
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
       find(index, at);
+      ${beforeSteps}
       for (int step = 0; step < at.steps; ++step) {
         const u32 stage = shared + ring.stage * STAGE_BYTES;
         ring.wait_empty();
@@ -288,7 +313,7 @@ ${find}
     }
     copies_wait_all();
   } else { // multiplies 64 rows
-    registers_take<232>();
+    registers_take<224>();
     const int part = warp_group - 1;
     f32 sum[BN / 2];
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
@@ -324,87 +349,13 @@ ${find}
         grid: [device.multiprocessors],
         block: [384],
         shared,
-        args: [...matrixArgs(k), { tensorMap: aMap }, { tensorMap: bMap }, ...scaleArgs(k)],
-      },
-    ],
-  };
-}
-
-function matrixArgs(k: GroupedMatmulKernel): Arg[] {
-  const view = (v: MatrixView): Arg => ({ slot: v.slot, offset: v.offset * dtypeBytes(v.dtype) });
-  return [view(k.a), view(k.b), view(k.out), { slot: k.offsets }];
-}
-
-function scaleArgs({ a, b }: GroupedMatmulKernel): Arg[] {
-  return [a, b].flatMap((view) => (view.scale ? [{ slot: view.scale.slot }] : []));
-}
-
-/** Element (r, c) of batch element g as f32 CUDA C++, times its block scale. */
-function element(view: MatrixView, name: string, g: string, r: string, c: string): string {
-  const value = `to_f32(${name}[(i64)${g} * ${view.batch[0] ?? 0} + (i64)(${r}) * ${view.row} + (i64)(${c}) * ${view.col}])`;
-  const s = view.scale;
-  return s
-    ? `${value} * ${name}_scale[(i64)${g} * ${s.batch[0] ?? 0} + (i64)((${r}) / ${s.block[0]}) * ${s.row} + (i64)((${c}) / ${s.block[1]}) * ${s.col}]`
-    : value;
-}
-
-/** Any float dtypes, strides and block scales, in f32 on the ordinary cores: 64 × 64 tiles, 4 × 4 a thread. */
-export function plainGroupedMatmul(k: GroupedMatmulKernel): Lowered {
-  const rowsForm = k.form === "rows";
-  const scaled = (["a", "b"] as const).filter((name) => k[name].scale !== undefined);
-  const source = `${constants({ ROWS: k.rows, GROUPS: k.groups, K: k.k, N: k.n })}${RUNS}
-extern "C" __global__ void __launch_bounds__(256) grouped_matmul_plain(const ${k.a.dtype}* __restrict__ a, const ${k.b.dtype}* __restrict__ b,
-    ${k.out.dtype}* __restrict__ out, const i32* __restrict__ offsets${scaled.map((name) => `, const f32* __restrict__ ${name}_scale`).join("")}) {
-  __shared__ f32 as[16][65], bs[16][65];
-  const int x = threadIdx.x & 15, y = threadIdx.x >> 4;
-  ${
-    rowsForm
-      ? `if (blockIdx.y == 0) zero_outside(out, offsets);
-  int g = 0, tile = blockIdx.y, begin = 0, end = 0;
-  for (; g < GROUPS; ++g) {
-    begin = bound(offsets, g), end = max(begin, bound(offsets, g + 1));
-    const int tiles = (end - begin + 63) / 64;
-    if (tile < tiles) break;
-    tile -= tiles;
-  }
-  if (g == GROUPS) return;
-  const int row0 = begin + tile * 64, column0 = blockIdx.x * 64, inner = K;`
-      : `const int g = blockIdx.z, row0 = blockIdx.y * 64, column0 = blockIdx.x * 64, end = K;
-  const int begin = bound(offsets, g), inner = max(0, bound(offsets, g + 1) - begin);`
-  }
-  f32 sum[4][4] = {};
-  for (int k0 = 0; k0 < inner; k0 += 16) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < 1024; i += 256) {
-      ${rowsForm ? "const int ka = i & 15, r = i >> 4;" : "const int ka = i >> 6, r = i & 63;"}
-      as[ka][r] = k0 + ka < inner && row0 + r < end ? ${rowsForm ? element(k.a, "a", "0", "row0 + r", "k0 + ka") : element(k.a, "a", "0", "begin + k0 + ka", "row0 + r")} : 0.0f;
-      ${rowsForm && k.b.row === 1 ? "const int kb = i & 15, c = i >> 4;" : "const int kb = i >> 6, c = i & 63;"}
-      bs[kb][c] = k0 + kb < inner && column0 + c < N ? ${rowsForm ? element(k.b, "b", "g", "k0 + kb", "column0 + c") : element(k.b, "b", "0", "begin + k0 + kb", "column0 + c")} : 0.0f;
-    }
-    __syncthreads();
-    for (int k = 0; k < 16; ++k)
-      for (int i = 0; i < 4; ++i)
-        for (int j = 0; j < 4; ++j) sum[i][j] += as[k][y + 16 * i] * bs[k][x + 16 * j];
-  }
-  for (int i = 0; i < 4; ++i)
-    for (int j = 0; j < 4; ++j) {
-      const int r = row0 + y + 16 * i, c = column0 + x + 16 * j;
-      if (r < end && c < N) out[${rowsForm ? "" : `(i64)g * ${k.out.batch[0] ?? k.k * k.n} + `}(i64)r * N + c] = from_f32<${k.out.dtype}>(sum[i][j]);
-    }
-}
-`;
-  if (k.n * (rowsForm ? k.rows : k.k * k.groups) === 0) return { source, launches: [] };
-  const columns = Math.ceil(k.n / 64);
-  return {
-    source,
-    launches: [
-      {
-        entry: "grouped_matmul_plain",
-        grid: rowsForm
-          ? [columns, Math.ceil(k.rows / 64) + k.groups]
-          : [columns, Math.ceil(k.k / 64), k.groups],
-        block: [256],
-        args: [...matrixArgs(k), ...scaleArgs(k)],
+        args: [
+          ...matrixArgs(k),
+          { tensorMap: aMap },
+          { tensorMap: bMap },
+          ...look.args,
+          ...scaleArgs(k),
+        ],
       },
     ],
   };

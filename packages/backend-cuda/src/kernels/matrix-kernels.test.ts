@@ -9,7 +9,8 @@ import type {
   MatrixView,
 } from "../contract.ts";
 import { H100, type Launch, type Lowered } from "../kernel.ts";
-import { hopperGroupedMatmul, plainGroupedMatmul, tileWidth } from "./grouped-matmul.ts";
+import { hopperGroupedMatmul, tileWidth } from "./grouped-matmul.ts";
+import { plainGroupedMatmul } from "./grouped-plain.ts";
 import { roundUp, tile } from "./hopper.ts";
 import { lower } from "./index.ts";
 import { splitCount } from "./mla-decode.ts";
@@ -289,6 +290,30 @@ describe("grouped products", () => {
     ]);
     const coarser = { ...a, scale: scale(4, [1, 256]) };
     expect(entries(lower(product({ a: coarser, b }), H100))).toEqual(["grouped_matmul_plain"]);
+  });
+
+  test("rows that are looked up are copied by threads, which arrive at the barrier, too", () => {
+    const aRows = { slot: 6, extent: 40 };
+    const plain = lower(product(), H100);
+    for (const kernel of [
+      product({ aRows }),
+      product({
+        form: "groups",
+        b: view(1, { row: 512 }),
+        out: view(2, { batch: [256 * 512], row: 512 }),
+        aRows,
+        bRows: { slot: 7, extent: 50 },
+      }),
+    ]) {
+      const lowered = lower(kernel, H100);
+      expectSane(lowered);
+      expect(lowered.source).toContain("ring.init(129, 8)");
+      expect(lowered.source).toContain("a_lines.find(thread, a, a_rows");
+      expect(lowered.source.includes("b_lines.find(thread, b, b_rows")).toBe(
+        kernel.form === "groups",
+      );
+    }
+    expect(plain.source).toContain("ring.init(1, 8)");
   });
 
   test("odd widths and other dtypes are left to the plain kernel", () => {
