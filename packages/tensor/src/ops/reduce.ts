@@ -87,6 +87,8 @@ function reduce(op: string, x: Tensor, axes: Axes | undefined, options: Options)
 /** Below this many results, a long sum is done in two steps so that there is work for all threads. */
 const PARALLEL_RESULTS = 8192;
 const SHORTEST_PART = 64;
+/** This many rows are work for all threads: whole, a row's sum is one kernel with what else the row is used for. */
+const PARALLEL_ROWS = 32;
 /** A shorter sum takes less time than starting another kernel. */
 const LONG = 4096;
 
@@ -100,7 +102,9 @@ function splitSum(x: Tensor, axes: readonly number[]): Tensor {
   const extent = x.shape[long] as number;
   const total = axes.reduce((n, a) => n * (x.shape[a] as number), 1);
   const wanted = Math.min(PARALLEL_RESULTS / Math.max(1, sizeOf(kept)), total / SHORTEST_PART);
-  if (!isFloat(x.dtype) || total < LONG || wanted < 2) return apply1("sum", [x], { axes });
+  const ofRows = axes.every((a, i) => a === x.rank - axes.length + i);
+  const enough = wanted < 2 || (ofRows && sizeOf(kept) >= PARALLEL_ROWS);
+  if (!isFloat(x.dtype) || total < LONG || enough) return apply1("sum", [x], { axes });
   if (axes.length === x.rank && x.rank > 1) return splitSum(reshape(x, [x.size]), [0]);
   let parts = 1;
   for (let p = 2; p <= Math.min(wanted, extent); p++) if (extent % p === 0) parts = p;
