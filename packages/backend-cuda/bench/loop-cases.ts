@@ -131,6 +131,17 @@ function transposition(): Loop {
   };
 }
 
+function turnedCopy(): Loop {
+  const [rows, columns] = [7168, 18_432];
+  return {
+    name: `f32 to bf16 transposed, ${rows} x ${columns}`,
+    args: [f32(rows, columns)],
+    fn: (a) => mul(transpose(cast(a as Tensor, "bf16")), 2),
+    expected: (x) =>
+      each(rows * columns, (i) => 2 * x(0, (i % rows) * columns + Math.floor(i / rows))),
+  };
+}
+
 function activation(grad: boolean): Loop {
   const shape = [65_536, 2048] as const;
   const n = shape[0] * shape[1];
@@ -364,6 +375,7 @@ export function loopCases(backend: Backend): (() => Case)[] {
     addition(),
     narrowing(),
     transposition(),
+    turnedCopy(),
     activation(false),
     activation(true),
     norm(false),

@@ -12,10 +12,12 @@ import {
   dtypeBytes,
   type Expr,
   type Index,
+  isFloat,
   type LoopKernel,
   type Stage,
   type Store,
 } from "../contract.ts";
+import type { RowCache } from "./kept-loads.ts";
 import { constant, narrow, operation, storageType, widen } from "./scalar.ts";
 import { lastRun, position, runsOf, type Space } from "./space.ts";
 
@@ -32,6 +34,9 @@ export interface BodyOptions {
   /** Loads kept in registers between stages, and the name of the pass counter that indexes them. */
   readonly kept: ReadonlySet<Load>;
   readonly passes: number;
+  readonly cache?: RowCache;
+  /** Loads that lie in shared tiles, at row f + j and column t (tiled.ts). */
+  readonly tiles?: { readonly loads: ReadonlySet<Load>; readonly pitch: number };
 }
 
 export class Body {
@@ -214,32 +219,67 @@ export class Body {
         const size = varies && width > 1 ? `[${width}]` : "";
         this.#emit(inner, `${width > 1 && varies ? "alignas(16) " : ""}${type} ${key}${size};`);
       }
-      this.#emit(
-        inner,
+      const { tiles } = this.#o;
+      const column = width > 1 ? "(f + j)" : "f";
+      const tile = tiles?.loads.has(e)
+        ? `${width > 1 ? `UNROLL for (int j = 0; j < ${width}; j++) ` : ""}${element} = tile${e.id}[${column} * ${tiles.pitch}u + t];`
+        : undefined;
+      const read =
         vector && width > 1
           ? `load_vec(${array}, s${e.slot} + ${at});`
           : varies && width > 1
             ? `UNROLL for (int j = 0; j < ${width}; j++) ${element} = s${e.slot}[${at}];`
-            : `${element} = s${e.slot}[${at}];`,
-      );
+            : `${element} = s${e.slot}[${at}];`;
+      const cache = inner ? this.#cached(e, key) : undefined;
+      if (tile !== undefined) this.#emit(inner, tile);
+      else if (cache === undefined) this.#emit(inner, read);
+      else if (this.#loaded.has(e))
+        this.#emit(inner, `if (${cache.held}) ${cache.read} else ${read}`);
+      else {
+        this.#emit(inner, read);
+        this.#emit(inner, `if (${cache.held}) ${cache.write}`);
+      }
     }
     memo.set(key, text);
     return text;
   }
 
-  /** Declarations of the registers that keep loads between stages. */
+  /** How a load that shared memory holds is written there and read back. */
+  #cached(e: Load, name: string): { held: string; read: string; write: string } | undefined {
+    const { cache, width } = this.#o;
+    const place = cache?.places.get(e);
+    if (cache === undefined || place === undefined) return undefined;
+    const at = `c${e.id} + ${this.#inner?.counter}`;
+    const vector = width > 1 && this.varies(e);
+    return {
+      held: `${this.#inner?.counter} < ${cache.elements}u`,
+      read: vector ? `load_vec(${name}, ${at});` : `${name} = *(${at});`,
+      write: vector ? `store_vec(${at}, ${name});` : `*(${at}) = ${name};`,
+    };
+  }
+
+  /** Declarations of the registers and the shared memory that keep loads between stages. */
   keptDeclarations(): string[] {
-    return [...this.#o.kept].map((e) => {
+    const { cache, kernel } = this.#o;
+    const shared = [...(cache?.places ?? [])].map(([e, place]) => {
+      const type = storageType(kernel.slots[e.slot] as DType);
+      return `${type}* const c${e.id} = (${type}*)(row_cache + ${place});`;
+    });
+    if (shared.length > 0) shared.unshift("extern __shared__ __align__(16) u8 row_cache[];");
+    const registers = [...this.#o.kept].map((e) => {
       const type = storageType(this.#o.kernel.slots[e.slot] as DType);
       const passes = this.#o.passes > 1 ? `[${this.#o.passes}]` : "";
       return `alignas(16) ${type} k${e.id}${passes}${this.#o.width > 1 ? `[${this.#o.width}]` : ""};`;
     });
+    return [...shared, ...registers];
   }
 
   store({ slot, index, value }: Store): void {
     const { kernel, width } = this.#o;
     const dtype = kernel.slots[slot] as DType;
-    const text = narrow(this.value(value), dtype);
+    // What is rounded to the slot's format is not rounded again.
+    const rounded = value.op === "narrow" && value.to === dtype && isFloat(dtype);
+    const text = narrow(this.value(rounded ? value.args[0] : value), dtype);
     if (width === 1 || !this.#indexVaries(index)) {
       this.#stores.push(`s${slot}[${this.#index(index)}] = ${text};`);
       return;

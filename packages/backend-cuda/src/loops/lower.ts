@@ -6,9 +6,11 @@
  */
 import type { LoopKernel, Reduce, Stage } from "../contract.ts";
 import { type Arg, type DeviceInfo, H100, type Launch, type Lowered } from "../kernel.ts";
-import { Body, stageLoads } from "./body.ts";
-import { type Load, type Plan, planLoop } from "./plan.ts";
+import { Body } from "./body.ts";
+import { onlineEnd, onlineUpdate, shiftOf } from "./online.ts";
+import { type Plan, planLoop } from "./plan.ts";
 import { combine, identity, storageType } from "./scalar.ts";
+import { lowerTiled } from "./tiled.ts";
 
 /** What one entry does with a stage. */
 type Role =
@@ -19,7 +21,9 @@ type Role =
   /** One piece of its inner loop; reductions go to the workspace. */
   | "piece"
   /** Reads its reductions from the workspace. */
-  | "combine";
+  | "combine"
+  /** Nothing: the stage before has done it, too (online.ts). */
+  | "done";
 
 /** @param name start of the entries' names, so that several loops can share a source */
 export function lowerLoop(
@@ -29,9 +33,13 @@ export function lowerLoop(
 ): Lowered<Launch> {
   const plan = planLoop(kernel, device);
   if (plan.outer.total === 0) return { source: "", launches: [] };
+  const tiled = lowerTiled(kernel, plan, name);
+  if (tiled !== undefined) return tiled;
   if (plan.pieces === 1) {
     const entry = new Entry(kernel, plan, name);
-    const launch = entry.write(kernel.stages.map(() => "whole"));
+    const launch = entry.write(
+      kernel.stages.map((_, s) => (plan.online.has(s) ? "done" : "whole")),
+    );
     return { source: entry.source, launches: [launch] };
   }
   const entries: Entry[] = [];
@@ -43,11 +51,15 @@ export function lowerLoop(
     launches.push(entry.write(stages));
   };
   kernel.stages.forEach((_stage, s) => {
+    if (plan.online.has(s)) {
+      roles.push("done");
+      return;
+    }
     if (plan.inner[s] === undefined) {
       roles.push("whole");
       return;
     }
-    add([...roles.map((r) => (r === "combine" ? r : "reduce")), "piece"]);
+    add([...roles.map((r) => (r === "whole" ? "reduce" : r)), "piece"]);
     roles.push("combine");
   });
   if (roles.includes("whole")) add(roles);
@@ -65,17 +77,12 @@ class Entry {
   readonly #plan: Plan;
   readonly #name: string;
   readonly #body: Body;
-  readonly #kept: Set<Load>;
-  /** Passes of the unrolled inner loops; 0: an ordinary loop. */
-  readonly #passes: number;
 
   constructor(kernel: LoopKernel, plan: Plan, name: string) {
     this.#kernel = kernel;
     this.#plan = plan;
     this.#name = name;
-    this.#passes = unrolledPasses(plan);
-    this.#kept = this.#passes > 0 ? repeatedLoads(kernel, plan, this.#passes) : new Set();
-    this.#body = new Body({ kernel, ...plan, kept: this.#kept, passes: this.#passes });
+    this.#body = new Body({ kernel, ...plan });
   }
 
   write(roles: readonly Role[]): Launch {
@@ -124,6 +131,7 @@ class Entry {
       entry: this.#name,
       grid: last === "piece" ? [blocks, pieces] : [blocks],
       block: lanes === "outer" && across > 1 ? [group, across] : [threads],
+      ...(this.#plan.cache && { shared: this.#plan.cache.bytes }),
       args,
     };
   }
@@ -131,7 +139,8 @@ class Entry {
   #stage(s: number, role: Role): void {
     const stage = this.#kernel.stages[s] as Stage;
     const inner = this.#plan.inner[s];
-    if (role === "combine") this.#combine(stage);
+    if (role === "done") return;
+    if (role === "combine") this.#combine(s, stage);
     else if (inner === undefined) this.#pointStage(stage, role);
     else this.#loopStage(s, stage, role === "piece");
   }
@@ -161,28 +170,33 @@ class Entry {
     const inner = this.#plan.inner[s];
     if (inner === undefined) return;
     body.begin(inner);
+    const sum = this.#onlineSum(s);
+    const reduces = sum === undefined ? stage.reduces : [...stage.reduces, sum];
     const values = stage.reduces.map((r) => body.value(r.value));
     for (const store of stage.stores) body.store(store);
     const { loop, stores } = body.end(stage);
     const array = this.#array();
     const each = width > 1 ? `UNROLL for (int j = 0; j < ${width}; j++) ` : "";
     const j = width > 1 ? "[j]" : "";
-    for (const r of stage.reduces) {
+    for (const r of reduces) {
       const start = identity(r.op, r.value.type);
       body.lines.push(`${r.value.type} a${r.acc}${array}; ${each}a${r.acc}${j} = ${start};`);
     }
+    const ordinary = stage.reduces.map((r, n) => {
+      const a = `a${r.acc}${j}`;
+      return `${each}${a} = ${combine(r.op, r.value.type, a, values[n] as string)};`;
+    });
     const pass = [
       ...loop,
-      ...stage.reduces.map((r, n) => {
-        const a = `a${r.acc}${j}`;
-        return `${each}${a} = ${combine(r.op, r.value.type, a, values[n] as string)};`;
-      }),
+      ...(sum === undefined
+        ? ordinary
+        : onlineUpdate(values[0] as string, this.#running(stage), `a${sum.acc}${j}`, each)),
       ...(stores.length > 0 ? ["if (live) {", ...stores, "}"] : []),
     ].map((line) => `  ${line}`);
 
     const n = inner.total;
     if (n === 0) {
-      this.#finish(stage.reduces);
+      this.#finish(reduces);
       return;
     }
     const stride = lanes === "outer" ? across : group * width;
@@ -198,8 +212,8 @@ class Entry {
         ...pass,
         "}",
       );
-    } else if (this.#passes > 0 && lanes === "inner") {
-      const passes = this.#passes;
+    } else if (this.#plan.passes > 0 && lanes === "inner") {
+      const passes = this.#plan.passes;
       const guard = passes * stride === n ? "" : `if (i < ${n}u) `;
       body.lines.push(
         `UNROLL for (u32 pass = 0; pass < ${passes}u; pass++) {`,
@@ -217,8 +231,16 @@ class Entry {
       );
     }
     this.#finish(stage.reduces);
+    if (sum !== undefined) {
+      const max = `A${(stage.reduces[0] as Reduce).acc}`;
+      body.lines.push(
+        `${each}a${sum.acc}${j} = a${sum.acc}${j} * expf(${this.#running(stage)} - ${shiftOf(max)});`,
+      );
+      this.#finish([sum]);
+      if (!isPiece) body.lines.push(onlineEnd(max, `A${sum.acc}`));
+    }
     if (!isPiece) return;
-    for (const r of stage.reduces) {
+    for (const r of reduces) {
       const at = `(${r.acc}u * ${pieces}u + piece) * ${outer.total}u + o`;
       const bits = (x: string) => (r.value.type === "f32" ? `__float_as_uint(${x})` : `(u32)${x}`);
       const writes =
@@ -229,14 +251,34 @@ class Entry {
     }
   }
 
+  /** The sum that is made along with a stage's maximum. */
+  #onlineSum(s: number): Reduce | undefined {
+    return this.#plan.online.has(s + 1) ? this.#kernel.stages[s + 1]?.reduces[0] : undefined;
+  }
+
+  /** The one maximum of all lanes of a thread. */
+  #running({ reduces }: Stage): string {
+    return `a${(reduces[0] as Reduce).acc}${this.#plan.width > 1 ? "[0]" : ""}`;
+  }
+
   /** Combines the pieces' partial results, in the order of the pieces within each thread. */
-  #combine(stage: Stage): void {
+  #combine(s: number, stage: Stage): void {
+    this.#combineAll(stage.reduces);
+    const sum = this.#onlineSum(s);
+    if (sum === undefined) return;
+    const max = stage.reduces[0] as Reduce;
+    this.#combineAll([sum], max);
+    this.#body.lines.push(onlineEnd(`A${max.acc}`, `A${sum.acc}`));
+  }
+
+  /** @param max whose pieces' own values the sums refer to */
+  #combineAll(reduces: readonly Reduce[], max?: Reduce): void {
     const { lanes, width, group, across, pieces, outer } = this.#plan;
     const lines = this.#body.lines;
     const array = this.#array();
     const each = width > 1 && lanes === "outer" ? `UNROLL for (int j = 0; j < ${width}; j++) ` : "";
     const j = each ? "[j]" : "";
-    for (const r of stage.reduces) {
+    for (const r of reduces) {
       const { type } = r.value;
       const value = (x: string) =>
         type === "f32"
@@ -244,7 +286,9 @@ class Entry {
           : type === "bool"
             ? `(${x} != 0)`
             : `(${type})${x}`;
-      const from = `partial[(${r.acc}u * ${pieces}u + s) * ${outer.total}u + o${each ? " + j" : ""}]`;
+      const from = ({ acc }: Reduce) =>
+        value(`partial[(${acc}u * ${pieces}u + s) * ${outer.total}u + o${each ? " + j" : ""}]`);
+      const scale = max ? ` * expf(${from(max)} - ${shiftOf(`A${max.acc}`)})` : "";
       const a = `a${r.acc}${lanes === "outer" ? j : width > 1 ? "[0]" : ""}`;
       const start = identity(r.op, type);
       const all =
@@ -254,11 +298,11 @@ class Entry {
       lines.push(
         `${type} a${r.acc}${array}; ${all}`,
         `for (u32 s = ${lanes === "outer" ? "row" : "lane"}; s < ${pieces}u; s += ${lanes === "outer" ? across : group}u) {`,
-        `  ${each}${a} = ${combine(r.op, type, a, value(from))};`,
+        `  ${each}${a} = ${combine(r.op, type, a, from(r) + scale)};`,
         "}",
       );
     }
-    this.#finish(stage.reduces);
+    this.#finish(reduces);
   }
 
   /** Lane arrays and other threads' values become one value for the whole group. */
@@ -337,33 +381,4 @@ class Entry {
       ? `${type} A${r.acc}[${width}]; UNROLL for (int j = 0; j < ${width}; j++) A${r.acc}[j] = ${value};`
       : `${isConstant ? "const " : ""}${type} A${r.acc} = ${value};`;
   }
-}
-
-/** Passes when every inner loop is short enough to be unrolled with its values in registers. */
-function unrolledPasses({ lanes, inner, width, group, pieces }: Plan): number {
-  if (lanes !== "inner" || pieces > 1) return 0;
-  const totals = new Set(inner.flatMap((space) => (space === undefined ? [] : [space.total])));
-  if (totals.size !== 1) return 0;
-  const [total = 0] = totals;
-  const passes = Math.ceil(total / (group * width));
-  return passes <= 8 ? passes : 0;
-}
-
-/** Loads that more than one loop over the same variables makes. */
-function repeatedLoads(kernel: LoopKernel, plan: Plan, passes: number): Set<Load> {
-  const uses = new Map<Load, string[]>();
-  kernel.stages.forEach((stage, s) => {
-    const space = plan.inner[s];
-    if (space === undefined) return;
-    for (const load of stageLoads(stage)) {
-      if (!space.vars.some((v) => (load.index.strides[v] ?? 0) !== 0)) continue;
-      uses.set(load, [...(uses.get(load) ?? []), space.vars.join()]);
-    }
-  });
-  const kept = new Set<Load>();
-  for (const [load, spaces] of uses) {
-    const registers = (kept.size + 1) * passes * plan.width;
-    if (spaces.length > 1 && new Set(spaces).size === 1 && registers <= 64) kept.add(load);
-  }
-  return kept;
 }

@@ -12,11 +12,13 @@ import {
 } from "../contract.ts";
 import type { DeviceInfo } from "../kernel.ts";
 import { stageLoads, vectorises } from "./body.ts";
+import { type RowCache, registerLoads, rowCache } from "./kept-loads.ts";
+import { onlineSums } from "./online.ts";
 import { forEachIndex, lastRun, makeSpace, type Space } from "./space.ts";
 
 export type Load = Extract<Expr, { op: "load" }>;
 
-export interface Plan {
+export interface Spread {
   readonly outer: Space;
   /** The inner space of each stage; undefined where the stage has none. */
   readonly inner: readonly (Space | undefined)[];
@@ -29,6 +31,17 @@ export interface Plan {
   /** Pieces that each inner loop is cut into, one block each. */
   readonly pieces: number;
   readonly wide: boolean;
+}
+
+export interface Plan extends Spread {
+  /** Passes of inner loops that are unrolled, with values kept in registers; 0: ordinary loops. */
+  readonly passes: number;
+  /** Stages whose sum is made in the loop of the stage before: see online.ts. */
+  readonly online: ReadonlySet<number>;
+  /** Loads that registers keep between stages. */
+  readonly kept: ReadonlySet<Load>;
+  /** What shared memory holds of a row that is too long for registers. */
+  readonly cache?: RowCache;
 }
 
 /** An element access: a load or a store. */
@@ -60,6 +73,17 @@ export function indicesOf(stage: Stage): Index[] {
 }
 
 export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
+  const spread = spreadLoop(kernel, device);
+  const passes = unrolledPasses(spread);
+  const kept = passes > 0 ? registerLoads(kernel, spread, passes) : new Set<Load>();
+  // Values in registers are read twice for nothing.
+  const long = spread.lanes === "inner" && passes === 0;
+  const online = long ? onlineSums(kernel) : new Set<number>();
+  const cache = long ? rowCache(kernel, spread, online, device) : undefined;
+  return { ...spread, passes, online, kept, ...(cache && { cache }) };
+}
+
+function spreadLoop(kernel: LoopKernel, device: DeviceInfo): Spread {
   const outer = makeSpace("o", kernel, kernel.vars.map((_, v) => v).slice(0, kernel.outer));
   // A stage that has inner variables is a loop even where their extents are 1 or 0.
   const inner = kernel.stages.map((stage) =>
@@ -109,6 +133,16 @@ export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
     across: smaller <= 32 ? 128 / smaller : 1,
     pieces,
   };
+}
+
+/** Passes when every inner loop is short enough to be unrolled with its values in registers. */
+function unrolledPasses({ lanes, inner, width, group, pieces }: Spread): number {
+  if (lanes !== "inner" || pieces > 1) return 0;
+  const totals = new Set(inner.flatMap((space) => (space === undefined ? [] : [space.total])));
+  if (totals.size !== 1) return 0;
+  const [total = 0] = totals;
+  const passes = Math.ceil(total / (group * width));
+  return passes <= 8 ? passes : 0;
 }
 
 function nextPowerOfTwo(n: number): number {

@@ -76,6 +76,20 @@ export const PATH_CASES: readonly PathCase[] = [
     fn: (a) => [permute(a, [1, 2, 0]), permute(a, [0, 2, 1])],
   },
   { name: "transposed large", args: [of("bf16", 300, 200)], fn: (a) => add(transpose(a), 1) },
+  {
+    name: "transposed in batches, rounded and joined with what lies along",
+    args: [x(3, 130, 96), of("bf16", 3, 96, 130)],
+    fn: (a, b) => {
+      const turned = permute(a, [0, 2, 1]);
+      return [cast(add(turned, cast(b, "f32")), "bf16"), mul(turned, 2)];
+    },
+    tolerance: 3e-3,
+  },
+  {
+    name: "transposed with axes between, odd sizes",
+    args: [of("bf16", 67, 9, 131)],
+    fn: (a) => mul(permute(a, [2, 1, 0]), 2),
+  },
   { name: "norm on part of a warp", args: [x(900, 32), x(32)], fn: (a, w) => rmsNorm(a, w, 1e-6) },
   {
     name: "norm in registers",
@@ -107,6 +121,13 @@ export const PATH_CASES: readonly PathCase[] = [
       treeLeaves(
         valueAndGrad((p: Tensor) => sum(crossEntropy(p, t)), { argnums: [0] })(cast(a, "f32")),
       ),
+    tolerance: 1e-5,
+  },
+  {
+    name: "cross-entropy over rows that registers do not hold",
+    args: [x(33, 36_868), ids(36_868, 33)],
+    fn: (a, t) =>
+      treeLeaves(valueAndGrad((p: Tensor) => sum(crossEntropy(p, t)), { argnums: [0] })(a)),
     tolerance: 1e-5,
   },
   {

@@ -12,9 +12,13 @@ import { emulatedBackend, emulatorAvailable } from "./emulator.ts";
 const QUICK = new Set([
   "vectors of bf16 and f32",
   "odd sizes",
+  "transposed large",
+  "transposed in batches, rounded and joined with what lies along",
+  "transposed with axes between, odd sizes",
   "norm of long rows",
   "sum of columns",
   "softmax of columns",
+  "cross-entropy over rows that registers do not hold",
   "top 8 of 256",
   "top 50 of 5000",
   "sort of 5000",
