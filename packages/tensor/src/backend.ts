@@ -23,6 +23,12 @@ export interface MemoryStats {
 export interface Backend {
   /** "wasm", "cuda" …: shown in messages and profiles. */
   readonly name: string;
+  /**
+   * Whether its loops keep a row, or a block of rows and columns, on the chip while they reduce it and
+   * compute with the result, and cut long rows into parts themselves. Programs for others do the cutting,
+   * and store what would be computed twice.
+   */
+  readonly keepsRows?: boolean;
   /** Uninitialised memory, aligned to 64 bytes or more. Zero bytes are allowed. */
   alloc(bytes: number): DeviceBuffer;
   free(buffer: DeviceBuffer): void;

@@ -2,7 +2,7 @@
 import { isFloat } from "../dtype.ts";
 import { constantIndex, type Index } from "../loop.ts";
 import { describe, sizeOf } from "../spec.ts";
-import type { Node, Tensor } from "../tensor.ts";
+import { getBackend, type Node, type Tensor } from "../tensor.ts";
 import { iota } from "./create.ts";
 import { add, cast, div, eq, exp, log, mul, sub, where } from "./pointwise.ts";
 import { apply1, define } from "./registry.ts";
@@ -87,8 +87,8 @@ function reduce(op: string, x: Tensor, axes: Axes | undefined, options: Options)
 /** Below this many results, a long sum is done in two steps so that there is work for all threads. */
 const PARALLEL_RESULTS = 8192;
 const SHORTEST_PART = 64;
-/** This many rows are work for all threads: whole, a row's sum is one kernel with what else the row is used for. */
-const PARALLEL_ROWS = 32;
+/** So many rows a backend that keeps them gets whole: their sums are one kernel with what else they are used for. */
+const FEWEST_ROWS = 32;
 /** A shorter sum takes less time than starting another kernel. */
 const LONG = 4096;
 
@@ -103,7 +103,7 @@ function splitSum(x: Tensor, axes: readonly number[]): Tensor {
   const total = axes.reduce((n, a) => n * (x.shape[a] as number), 1);
   const wanted = Math.min(PARALLEL_RESULTS / Math.max(1, sizeOf(kept)), total / SHORTEST_PART);
   const ofRows = axes.every((a, i) => a === x.rank - axes.length + i);
-  const enough = wanted < 2 || (ofRows && sizeOf(kept) >= PARALLEL_ROWS);
+  const enough = wanted < 2 || (ofRows && sizeOf(kept) >= FEWEST_ROWS && getBackend().keepsRows);
   if (!isFloat(x.dtype) || total < LONG || enough) return apply1("sum", [x], { axes });
   if (axes.length === x.rank && x.rank > 1) return splitSum(reshape(x, [x.size]), [0]);
   let parts = 1;
