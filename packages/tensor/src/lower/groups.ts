@@ -8,7 +8,7 @@ import { nodeOf } from "../graph.ts";
 import { addIndex, constantIndex, type Index, LoopBuilder, sameIndex } from "../loop.ts";
 import { indexAt } from "../ops/shape.ts";
 import { sizeOf } from "../spec.ts";
-import type { Node, Tensor } from "../tensor.ts";
+import { getBackend, type Node, type Tensor } from "../tensor.ts";
 import { Emitter, linear } from "./emit.ts";
 import { wholeView } from "./kernels.ts";
 import { isKernel, REDUCTIONS, type Roots, storedInParts } from "./roots.ts";
@@ -23,6 +23,8 @@ export interface Unit {
   };
   /** Of a reduction: the axes of its operand. */
   readonly axes?: readonly number[];
+  /** Of an element-wise value beside reductions of blocks: the axes that lie in a block. */
+  readonly block?: readonly number[];
   /** Roots that it reads. */
   readonly reads: ReadonlySet<Tensor>;
 }
@@ -51,6 +53,9 @@ const MOST_READS = 28;
 /** Fewer outer points than this leave threads idle, unless the whole is small. */
 const FEWEST_ROWS = 16;
 const SMALL = 16384;
+
+/** Blocks whose rows are shorter are walked in steps that are too short. */
+const NARROWEST_BLOCK = 32;
 
 /** The program's kernels in order of execution. */
 export function schedule(plan: Roots): Entry[] {
@@ -83,11 +88,12 @@ function unitsOf(tensor: Tensor, roots: ReadonlySet<Tensor>): Unit[] {
     const axes = REDUCTIONS.has(node.op) && { axes: node.attrs.axes as number[] };
     return [{ tensor, reads: readsOf(tensor, roots), ...axes }];
   }
-  const extent = (node.inputs[0] as Tensor).shape[node.attrs.axis as number] as number;
-  return node.inputs.map((part, i) => {
+  let start = 0;
+  return node.inputs.map((part) => {
     // A reshape is the same elements, which are simpler to walk over as they are computed.
     const value = wholeView(part) ?? part;
-    const within = { whole: tensor, shape: part.shape, start: i * extent };
+    const within = { whole: tensor, shape: part.shape, start };
+    start += part.shape[node.attrs.axis as number] as number;
     return { tensor: value, within, reads: readsOf(value, roots) };
   });
 }
@@ -177,11 +183,13 @@ function join(unit: Unit, group: Group, roots: ReadonlySet<Tensor>): boolean {
   if (outer === undefined) return false;
   const reads = new Set([...group.units, unit].flatMap((u) => [...u.reads]));
   if (reads.size > MOST_READS) return false;
-  const units = [...group.units, unit];
+  const block = blockOf(unit, group);
+  const joining = block ? { ...unit, block } : unit;
+  const units = [...group.units, joining];
   // A concatenation is whole only when all its parts are stored.
   if (group.units.some((u) => u.within && unit.reads.has(u.within.whole))) return false;
   const inside = new Set(group.units.map((u) => u.tensor));
-  if ([...unit.reads].some((t) => inside.has(t)) && !rowLocal(unit, units, outer, roots))
+  if ([...unit.reads].some((t) => inside.has(t)) && !rowLocal(joining, units, outer, roots))
     return false;
   group.units = units;
   group.outer = outer;
@@ -211,8 +219,9 @@ function jointOuter(unit: Unit, group: Group): readonly number[] | undefined {
   const inner = sizeOf(mapped) / Math.max(1, rows);
   if (unit.axes && inner > 1 && rows < FEWEST_ROWS && sizeOf(mapped) > SMALL) return undefined;
   if (!unit.axes && inner > 1) {
-    const columns = group.units.some((u) => u.axes && !trailing(u));
-    if (columns || (rows < FEWEST_ROWS && sizeOf(mapped) > SMALL)) return undefined;
+    if (rows < FEWEST_ROWS && sizeOf(mapped) > SMALL) return undefined;
+    if (blockOf(unit, group)) return group.outer;
+    if (group.units.some((u) => u.axes && !trailing(u))) return undefined;
   }
   const joint = refine(mapped, inner === 1 ? reducing : [...reducing, inner]);
   if (joint === undefined) return undefined;
@@ -221,6 +230,19 @@ function jointOuter(unit: Unit, group: Group): readonly number[] | undefined {
   let n = 0;
   while (product < rows) product *= joint[n++] as number;
   return product === rows ? joint.slice(0, n) : undefined;
+}
+
+/**
+ * The axes of an element-wise unit that a group's reductions run over, where these are blocks of rows
+ * and columns of a tensor of its shape: what is computed from a block's maximum is computed beside it.
+ */
+function blockOf(unit: Unit, group: Group): readonly number[] | undefined {
+  const first = group.units.find((u) => u.axes !== undefined);
+  if (!getBackend().keepsRows || unit.axes || unit.within) return undefined;
+  if (first?.axes === undefined || trailing(first)) return undefined;
+  const shape = (nodeOf(first.tensor).inputs[0] as Tensor).shape;
+  const lies = first.axes.includes(shape.length - 1) && (shape.at(-1) as number) >= NARROWEST_BLOCK;
+  return lies && unit.tensor.shape.join() === shape.join() ? first.axes : undefined;
 }
 
 /** Whether a reduction runs over its operand's last axes (extents of 1 aside). */
@@ -303,7 +325,8 @@ export class GroupSpace {
     result: readonly Index[];
   } {
     const shape = unit.tensor.shape;
-    if (unit.axes === undefined) {
+    const inside = unit.axes ?? unit.block;
+    if (inside === undefined) {
       const rows = sizeOf(this.outer);
       const real = shape.filter((d) => d !== 1);
       const whole =
@@ -319,15 +342,18 @@ export class GroupSpace {
       const along = addIndex(part[axis] as Index, constantIndex(unit.within.start));
       return { inner, index, result: part.with(axis, along) };
     }
-    const operand = nodeOf(unit.tensor).inputs[0] as Tensor;
-    const inner = this.#innerVars(unit.axes.map((a) => operand.shape[a] as number));
-    const result = this.#axes(shape, this.#outerVars);
+    const walked = unit.axes ? (nodeOf(unit.tensor).inputs[0] as Tensor).shape : shape;
+    const inner = this.#innerVars(inside.map((a) => walked[a] as number));
+    const result = this.#axes(
+      walked.filter((_, a) => !inside.includes(a)),
+      this.#outerVars,
+    );
     let kept = 0;
-    const index = operand.shape.map((_, a) => {
-      const at = (unit.axes as readonly number[]).indexOf(a);
+    const index = walked.map((_, a) => {
+      const at = inside.indexOf(a);
       return at >= 0 ? this.b.variable(inner[at] as number) : (result[kept++] as Index);
     });
-    return { inner, index, result };
+    return { inner, index, result: unit.axes ? result : index };
   }
 
   /** Whether an index of a tensor of row results is the outer point itself. */

@@ -24,6 +24,8 @@ const LONGEST = 600;
 
 /** Parts of a concatenation whose runs of memory are shorter are not worth a kernel's store each. */
 const SHORT_RUN = 16;
+/** Parts of so many elements take longer to copy than a kernel takes to start. */
+const LONG_PART = 1 << 20;
 
 export interface Roots {
   /** Nodes that the outputs need, in topological order. */
@@ -94,16 +96,20 @@ export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]):
 
 /**
  * Whether a concatenation, where it is stored, is written part by part: values of one shape that loops
- * compute. Others are copied by one loop that chooses among them for every element.
+ * compute, or values and pieces of tensors that are long enough for a kernel each. Others are copied by
+ * one loop that chooses among them for every element.
  */
 export function storedInParts(node: Node, roots: ReadonlySet<Tensor>): boolean {
   if (node.op !== "concat") return false;
   const [first] = node.inputs as [Tensor];
-  const run = sizeOf(first.shape.slice(node.attrs.axis as number));
+  const run = (t: Tensor) => sizeOf(t.shape.slice(node.attrs.axis as number));
   const computed = (t: Tensor) => !roots.has(viewOf(t)?.base ?? t);
+  const long = (t: Tensor) =>
+    t.size >= LONG_PART && (computed(t) || viewOf(t)?.base.size !== t.size);
+  const alike = (t: Tensor) => t.shape.join() === first.shape.join() && computed(t);
   return (
-    run >= SHORT_RUN &&
-    node.inputs.every((t) => t.shape.join() === first.shape.join() && computed(t))
+    node.inputs.every((t) => run(t) >= SHORT_RUN) &&
+    (node.inputs.every(long) || node.inputs.every(alike))
   );
 }
 
