@@ -16,6 +16,7 @@ import {
   rmsNorm,
   rotary,
   setBackend,
+  sigmoid,
   sqrt,
   square,
   sub,
@@ -23,6 +24,7 @@ import {
   swiglu,
   type Tensor,
   take,
+  takeAlong,
   topK,
   transpose,
   treeLeaves,
@@ -95,7 +97,7 @@ function each(n: number, f: (i: number) => number, output = 0): Want[] {
   return some(n, 200).map((i) => [output, i, f(i)]);
 }
 
-const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
+const logistic = (x: number) => 1 / (1 + Math.exp(-x));
 
 const TOKENS = 16_384;
 const WIDTH = 7168;
@@ -150,7 +152,7 @@ function activation(grad: boolean): Loop {
       name: `swiglu bf16, ${shape.join(" x ")}`,
       args: [bf16(...shape), bf16(...shape)],
       fn: (g, u) => swiglu(g as Tensor, u as Tensor),
-      expected: (x) => each(n, (i) => x(0, i) * sigmoid(x(0, i)) * x(1, i)),
+      expected: (x) => each(n, (i) => x(0, i) * logistic(x(0, i)) * x(1, i)),
     };
   return {
     name: `swiglu gradient bf16, ${shape.join(" x ")}`,
@@ -162,7 +164,7 @@ function activation(grad: boolean): Loop {
     expected: (x) =>
       some(n, 200).flatMap((i): Want[] => {
         const [g, u, dy] = [x(0, i), x(1, i), x(2, i)];
-        const s = sigmoid(g);
+        const s = logistic(g);
         return [
           [0, i, dy * u * s * (1 + g * (1 - s))],
           [1, i, dy * g * s],
@@ -300,6 +302,30 @@ function quantisation(rowsOfBlock: 1 | 128): Loop {
   };
 }
 
+/** What the router's scores get back from the experts that were chosen: few of many, per token. */
+function spreading(): Loop {
+  const [rows, experts, k] = [TOKENS, 64, 6];
+  const given = ids(rows * k, experts);
+  return {
+    name: `gradient of ${k} taken of ${experts}, ${rows} rows`,
+    args: [f32(rows, experts), given, f32(rows, k)],
+    fn: (scores, chosen, g) =>
+      valueAndGrad((x: Tensor) =>
+        sum(mul(takeAlong(sigmoid(x), reshape(chosen as Tensor, [rows, k])), g as Tensor)),
+      )(scores as Tensor)[1],
+    expected: (x) =>
+      each(rows * experts, (i) => {
+        const row = Math.floor(i / experts);
+        let total = 0;
+        for (let j = 0; j < k; j++)
+          if (x(1, row * k + j) === i % experts) total += x(2, row * k + j);
+        const s = logistic(x(0, i));
+        return total * s * (1 - s);
+      }),
+    tolerance: 1e-5,
+  };
+}
+
 function router(): Loop {
   const [rows, experts, k] = [32_768, 256, 8];
   return {
@@ -385,6 +411,7 @@ export function loopCases(backend: Backend): (() => Case)[] {
     optimiser(),
     quantisation(1),
     quantisation(128),
+    spreading(),
     router(),
     sort(),
     permutation(),

@@ -1,21 +1,16 @@
 /**
- * The k largest of each row, largest first, equal values by lower index, NaN last. A value and its
- * index make one 64-bit key that is unique within the row, so "the next largest" is the largest key
- * below the last one, and any way of finding it gives the same answer.
+ * The k largest of each row, largest first, equal values by lower index, NaN last. Places are taken by
+ * rank (the float's order as an integer), then by index, which is unique within the row: any way of
+ * finding the next one gives the same answer.
  */
 import type { TopKKernel } from "../contract.ts";
-import type { Lower, Lowered } from "../kernel.ts";
+import type { DeviceInfo, Lower, Lowered } from "../kernel.ts";
 
-const KEYS = `
+const RANKS = `
 /** Order of a float as an integer; NaN is 0, below −inf, and −0 equals 0. */
 DEVICE u32 rank_of(f32 x) {
   const u32 bits = __float_as_uint(x == 0.0f ? 0.0f : x);
   return x != x ? 0u : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-DEVICE u64 key_of(f32 x, u32 index) { return ((u64)rank_of(x) << 32) | (u32)~index; }
-DEVICE u64 warp_max_key(u64 key) {
-  for (int d = 16; d; d >>= 1) { const u64 other = __shfl_xor_sync(FULL, key, d); key = other > key ? other : key; }
-  return key;
 }
 `;
 
@@ -24,32 +19,56 @@ const WARP_VALUES = 1024;
 /** Keys that a block can sort in shared memory: 128 KiB. */
 const SORTED_KEYS = 16_384;
 
-export const lowerTopK: Lower<TopKKernel> = (kernel) => {
+export const lowerTopK: Lower<TopKKernel> = (kernel, device) => {
   const { rows, n, k } = kernel;
   if (rows === 0 || k === 0) return { source: "", launches: [] };
-  if (n <= WARP_VALUES && (k <= 64 || n <= 64)) return byWarp(kernel);
+  if (n <= WARP_VALUES && (k <= 64 || n <= 64)) return byWarp(kernel, device);
   if (k <= SORTED_KEYS) return bySelection(kernel);
   throw new RangeError(
     `top ${k} of ${n}: the CUDA backend sorts at most ${SORTED_KEYS} values of a row; ask for fewer`,
   );
 };
 
-function byWarp({ rows, n, k, input, values, indices }: TopKKernel): Lowered {
+/** Largest of a warp's values, in every lane. */
+const warpMax = (device: DeviceInfo): string =>
+  device.computeCapability >= 80
+    ? `
+DEVICE u32 largest_rank(u32 x) { u32 r; asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(r) : "r"(x)); return r; }`
+    : `
+DEVICE u32 largest_rank(u32 x) { for (int d = 16; d; d >>= 1) x = max(x, __shfl_xor_sync(FULL, x, d)); return x; }`;
+
+/**
+ * A warp per row. In each round all lanes agree on the largest rank left; the first place that has it, in
+ * the order of the row, is found by votes, noted by the lane of that round, and emptied.
+ */
+function byWarp({ rows, n, k, input, values, indices }: TopKKernel, device: DeviceInfo): Lowered {
   const each = Math.ceil(n / 32);
   return {
-    source: `${KEYS}
+    source: `${RANKS}${warpMax(device)}
 extern "C" __global__ void __launch_bounds__(128) top_k(const f32* x, f32* values, i32* indices) {
   const u32 row = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= ${rows}u) return;
   x += (i64)row * ${n}; values += (i64)row * ${k}; indices += (i64)row * ${k};
-  u64 keys[${each}];
-  UNROLL for (u32 j = 0; j < ${each}; j++) { const u32 i = j * 32 + lane; keys[j] = i < ${n}u ? key_of(x[i], i) : 0; }
-  u64 last = ~0ull;
+  u32 left[${each}]; // ranks from 1; 0 where there is nothing
+  UNROLL for (u32 j = 0; j < ${each}; j++) { const u32 i = j * 32 + lane; left[j] = i < ${n}u ? rank_of(x[i]) + 1u : 0u; }
+  u32 mine = 0;
   for (u32 r = 0; r < ${k}u; r++) {
-    u64 best = 0;
-    UNROLL for (u32 j = 0; j < ${each}; j++) if (keys[j] < last && keys[j] > best) best = keys[j];
-    last = warp_max_key(best);
-    if (lane == 0) { const u32 i = ~(u32)last; indices[r] = (i32)i; values[r] = x[i]; }
+    u32 best = left[0];
+    UNROLL for (u32 j = 1; j < ${each}; j++) best = max(best, left[j]);
+    best = largest_rank(best);
+    UNROLL for (u32 j = 0; j < ${each}; j++) {
+      const u32 having = __ballot_sync(FULL, left[j] == best);
+      if (having != 0) {
+        const u32 first = __ffs(having) - 1;
+        if (lane == first) left[j] = 0;
+        if (lane == r % 32) mine = j * 32 + first;
+        break;
+      }
+    }
+    if (r % 32 == 31 || r == ${k - 1}u) {
+      const u32 at = r - r % 32 + lane;
+      if (at <= r) { indices[at] = (i32)mine; values[at] = x[mine]; }
+    }
   }
 }`,
     launches: [
@@ -70,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(128) top_k(const f32* x, f32* value
 function bySelection({ rows, n, k, input, values, indices }: TopKKernel): Lowered {
   const size = 2 ** Math.ceil(Math.log2(k));
   return {
-    source: `${KEYS}
+    source: `${RANKS}
 extern "C" __global__ void __launch_bounds__(1024) top_k(const f32* x, f32* values, i32* indices) {
   extern __shared__ u64 keys[];
   __shared__ u32 histogram[256], prefix, wanted, count, sums[32];

@@ -122,8 +122,9 @@ function spreadLoop(kernel: LoopKernel, device: DeviceInfo): Spread {
   const group = Math.min(1024, nextPowerOfTwo(Math.max(1, sharing)));
   const blocks = outer.total;
   const wanted = Math.floor((2 * device.multiprocessors) / Math.max(1, blocks));
+  // A block that is done in four passes has its sum before other blocks' could be combined.
   const pieces =
-    group >= 256 && wanted > 1 ? Math.max(1, Math.min(wanted, Math.floor(vectors / 512), 512)) : 1;
+    vectors > 4 * group && wanted > 1 ? Math.min(wanted, Math.floor(vectors / 512), 512) : 1;
   const smaller = pieces > 1 ? 256 : group;
   return {
     ...common,
@@ -150,8 +151,9 @@ function nextPowerOfTwo(n: number): number {
 }
 
 /**
- * Lanes go along the space in which more of the stages' bytes lie side by side. What does not vary
- * over a space is read once and then cached, so it counts by its own elements.
+ * Lanes go along the space in which more of the stages' bytes lie side by side: a result per outer point
+ * may well be more than the few numbers that it is the sum of. What does not vary over a space is read
+ * once and then cached, so it counts by its own elements.
  */
 function chooseLanes(
   kernel: LoopKernel,
@@ -161,17 +163,17 @@ function chooseLanes(
   let alongInner = 0;
   let alongOuter = 0;
   kernel.stages.forEach((stage, s) => {
-    const space = inner[s];
-    if (space === undefined) return;
+    const own = inner[s]?.vars ?? [];
     for (const { index, dtype } of accesses(kernel, stage)) {
       const used = variablesOf(index);
-      if (!space.vars.some((v) => used.has(v))) continue;
-      const bytes = [...outer.vars, ...space.vars].reduce(
+      const bytes = [...outer.vars, ...own].reduce(
         (n, v) => (used.has(v) ? n * (kernel.vars[v] as number) : n),
         dtypeBytes(dtype),
       );
-      if (lastRun(index, space).stride === 1) alongInner += bytes;
+      const space = own.some((v) => used.has(v)) ? inner[s] : undefined;
+      if (space && lastRun(index, space).stride === 1) alongInner += bytes;
       else if (lastRun(index, outer).stride === 1) alongOuter += bytes;
+      else if (space && index.terms.length > 0) alongInner += bytes; // chosen element by element
     }
   });
   return alongOuter > alongInner ? "outer" : "inner";

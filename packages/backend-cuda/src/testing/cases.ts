@@ -12,6 +12,7 @@ import {
   crossEntropy,
   cumsum,
   type DType,
+  div,
   exp,
   matmul,
   mul,
@@ -24,6 +25,7 @@ import {
   setBackend,
   silu,
   softmax,
+  sub,
   sum,
   swiglu,
   type Tensor,
@@ -138,6 +140,14 @@ export const PATH_CASES: readonly PathCase[] = [
   },
   { name: "gathered rows", args: [of("bf16", 500, 256), ids(500, 77)], fn: (a, i) => take(a, i) },
   { name: "top 8 of 256", args: [x(61, 256)], fn: (a) => Object.values(topK(a, 8)) },
+  {
+    name: "top 40 of 100, many of them equal",
+    args: [ids(7, 61, 100)],
+    fn: (i) =>
+      Object.values(topK(div(cast(sub(i, 3), "f32"), cast(sub(i, 3), "f32")), 40)).concat(
+        Object.values(topK(cast(i, "f32"), 40)),
+      ),
+  },
   { name: "top 50 of 5000", args: [x(3, 5000)], fn: (a) => Object.values(topK(a, 50)) },
   { name: "top 700 of 900", args: [x(2, 900)], fn: (a) => Object.values(topK(a, 700)) },
   { name: "sort of 5000", args: [ids(64, 5000)], fn: (i) => Object.values(countingSort(i, 64)) },
@@ -211,6 +221,15 @@ export const PATH_CASES: readonly PathCase[] = [
       const { values, scale } = quantizeFp8(rmsNorm(a, w, 1e-6), [1, 128]);
       return [cast(values, "f32"), scale];
     },
+  },
+  {
+    name: "quantised in blocks of rows and columns",
+    args: [of("bf16", 256, 384), x(300, 200)],
+    fn: (a, b) =>
+      [a, b].flatMap((m) => {
+        const { values, scale } = quantizeFp8(m, [128, 128]);
+        return [cast(values, "f32"), scale];
+      }),
   },
   {
     name: "sums of looked-up rows",
