@@ -5,13 +5,24 @@ import { checkKernel, randomValues } from "./check-kernel.ts";
 import { groupedMatmul } from "./grouped-matmul.ts";
 import { loadKernel } from "./run-kernel.ts";
 
-/** Runs of the given lengths, after `before` rows and before `after` rows that are in none. */
+/**
+ * Runs of the given lengths, after `before` rows and before `after` rows that are in none. Rows of a, and
+ * of b over groups, may be taken from matrices of so many rows, by indices of which some lie outside.
+ */
 function check(
   form: "rows" | "groups",
   lengths: readonly number[],
   k: number,
   n: number,
-  { before = 0, after = 0, transposed = false, dtype = "f32" as DType, tolerance = 5e-5 } = {},
+  {
+    before = 0,
+    after = 0,
+    transposed = false,
+    dtype = "f32" as DType,
+    tolerance = 5e-5,
+    aExtent = 0,
+    bExtent = 0,
+  } = {},
 ): void {
   const offsets = [before];
   for (const length of lengths) offsets.push((offsets.at(-1) as number) + length);
@@ -19,6 +30,10 @@ function check(
   const groups = lengths.length;
   const [row, col] = transposed ? [1, k] : [n, 1];
   const rowForm = form === "rows";
+  const aStored = aExtent || rows;
+  const bStored = bExtent || rows;
+  const indices = (extent: number, seed: number) =>
+    Int32Array.from(randomValues(rows, seed), (x) => Math.floor(((x + 1) / 2) * (extent + 3)) - 1);
   const kernel: GroupedMatmulKernel = {
     kind: "groupedMatmul",
     form,
@@ -29,22 +44,26 @@ function check(
     offsets: 3,
     a: {
       slot: 0,
-      dtype: "f32",
+      dtype: aExtent ? dtype : "f32",
       offset: 2,
       batch: [],
       row: transposed ? 1 : k,
-      col: transposed ? rows : 1,
+      col: transposed ? aStored : 1,
     },
     b: rowForm
       ? { slot: 1, dtype, offset: 1, batch: [k * n], row, col }
       : { slot: 1, dtype, offset: 1, batch: [], row: n, col: 1 },
     out: { slot: 2, dtype: "f32", offset: 0, batch: rowForm ? [] : [k * n], row: n, col: 1 },
+    ...(aExtent && { aRows: { slot: 4, extent: aExtent } }),
+    ...(bExtent && !rowForm && { bRows: { slot: 5, extent: bExtent } }),
   };
   checkKernel(kernel, groupedMatmul, [
-    { dtype: "f32", values: randomValues(2 + rows * k, 3) },
-    { dtype, values: randomValues(1 + (rowForm ? groups * k * n : rows * n), 4) },
+    { dtype: kernel.a.dtype, values: randomValues(2 + aStored * k, 3) },
+    { dtype, values: randomValues(1 + (rowForm ? groups * k * n : bStored * n), 4) },
     { dtype: "f32", values: new Float32Array(rowForm ? rows * n : groups * k * n), tolerance },
     { dtype: "i32", values: offsets },
+    { dtype: "i32", values: indices(aExtent, 5) },
+    { dtype: "i32", values: indices(bExtent, 6) },
   ]);
 }
 
@@ -67,6 +86,32 @@ describe.each(["rows", "groups"] as const)("groupedMatmul over %s", (form) => {
       ),
       { numRuns: 50 },
     );
+  });
+
+  it("looks rows up, of either operand and in any order, and stays inside the matrix", () => {
+    const lengths = fc.array(fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 20 })), {
+      maxLength: 5,
+    });
+    const extent = fc.integer({ min: 0, max: 30 });
+    const stored = fc.integer({ min: 1, max: 40 });
+    fc.assert(
+      fc.property(
+        fc.record({ before: fc.nat(8), after: fc.nat(8), transposed: fc.boolean() }),
+        fc.constantFrom<DType>("f32", "bf16", "f16"),
+        fc.constantFrom("a", "b", "both"),
+        ...([lengths, extent, extent, stored, stored] as const),
+        (options, dtype, which, l, k, n, aRows, bRows) =>
+          check(form, l, k, n, {
+            ...options,
+            dtype,
+            tolerance: dtype === "f32" ? 5e-5 : 1e-3,
+            ...(which !== "b" && { aExtent: aRows }),
+            ...(which !== "a" && { bExtent: bRows }),
+          }),
+      ),
+      { numRuns: 50 },
+    );
+    check(form, [700, 0, 30], 40, 48, { aExtent: 90, bExtent: 1, tolerance: 3e-4 });
   });
 
   it("takes one long run, many runs, and no rows", () => {

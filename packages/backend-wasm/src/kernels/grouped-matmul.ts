@@ -6,6 +6,7 @@ import type { GroupedMatmulKernel, MatrixView } from "@dsv3/tensor";
 import { dtypeBytes } from "@dsv3/tensor/dtype";
 import { type Func, i32, type Local, memoryFill, type Value } from "../asm.ts";
 import type { KernelCode, Phase, PhaseArguments, Target } from "../kernel.ts";
+import { pack } from "./grouped-pack.ts";
 import {
   COLUMNS,
   CUT,
@@ -16,7 +17,6 @@ import {
   panelOf,
   spillBytes,
 } from "./matmul-lanes.ts";
-import { columnPanels, type PanelView, packPanel, rowPanels } from "./matmul-pack.ts";
 import { sidedBySide, storeTile } from "./matmul-store.ts";
 import { multiplyAdd, TILE_ROWS, tile, tileColumns, zeroSums } from "./matmul-tile.ts";
 
@@ -61,40 +61,6 @@ function ofGroup(
   return f.keep(i32.add(start, i32.mul(group, (view.batch[0] ?? 0) * bytes)));
 }
 
-interface PanelPlace {
-  readonly matrix: Local<"i32">;
-  readonly group: Value<"i32">;
-  /** First row of A or column of B, and one past the last there is. */
-  readonly first: Local<"i32">;
-  readonly limit: Value<"i32">;
-  readonly k: Local<"i32">;
-  readonly count: number | Local<"i32">;
-  readonly to: Local<"i32">;
-}
-
-function pack(
-  f: Func,
-  args: PhaseArguments,
-  view: MatrixView,
-  panels: PanelView,
-  width: number,
-  at: PanelPlace,
-): void {
-  const elements = i32.add(i32.mul(at.first, panels.across), i32.mul(at.k, panels.along));
-  const from = f.keep(i32.add(at.matrix, i32.mul(elements, dtypeBytes(view.dtype))));
-  const valid = f.keep(i32.sub(at.limit, at.first));
-  f.if(i32.gtS(valid, width), () => f.set(valid, width));
-  const job = { width, valid, from, to: at.to, count: at.count };
-  const { scale } = view;
-  if (!scale) {
-    packPanel(f, panels, job);
-    return;
-  }
-  const stride = (scale.batch[0] ?? 0) * 4;
-  const base = f.keep(i32.add(args.slot(scale.slot), i32.mul(at.group, stride)));
-  packPanel(f, panels, { ...job, scales: { base, first: at.first, k: at.k } });
-}
-
 /**
  * out[r] = a[r] · b[g(r)]. First the rows are packed, each run into panels of its own: run g starts
  * at panel ⌊offsets[g] / rows per panel⌋ + g, which leaves room for the part-filled ones before it.
@@ -134,7 +100,7 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
             f.inc(to, i32.mul(part, panelBytes));
             f.while(i32.ltS(first, run.last), () => {
               panelOf(f, target, first, run.last, (width) =>
-                pack(f, args, a, rowPanels(a), width, {
+                pack(f, args, { view: a, by: "rows", lookup: kernel.aRows }, width, {
                   matrix,
                   group: i32.const(0),
                   first,
@@ -173,7 +139,7 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
             const first = f.local("i32");
             const zero = f.local("i32", 0);
             f.for(first, from, to, COLUMNS, () => {
-              pack(f, args, b, columnPanels(b), COLUMNS, {
+              pack(f, args, { view: b, by: "columns" }, COLUMNS, {
                 matrix,
                 group,
                 first,
@@ -205,7 +171,8 @@ function overRows(kernel: GroupedMatmulKernel, target: Target): KernelCode {
   if (rows === 0 || n === 0) return { phases: [] };
   return {
     phases: [packRows, multiply],
-    threadScratch: spillBytes(target) + (lying ? 0 : ((perTask * CUT) / COLUMNS) * columnPanelBytes),
+    threadScratch:
+      spillBytes(target) + (lying ? 0 : ((perTask * CUT) / COLUMNS) * columnPanelBytes),
     sharedScratch: (Math.floor(rows / lanes) + groups + 1) * panelBytes,
   };
 }
@@ -233,8 +200,8 @@ function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
   const columns = tileColumns(target);
   const tileBytes = TILE_ROWS * columns * 4;
   const sides = [
-    { view: a, panels: columnPanels(a), width: TILE_ROWS, extent: m },
-    { view: b, panels: columnPanels(b), width: columns, extent: n },
+    { view: a, by: "columns", lookup: kernel.aRows, width: TILE_ROWS, extent: m },
+    { view: b, by: "columns", lookup: kernel.bRows, width: columns, extent: n },
   ] as const;
   const [heights, widths] = [ceilDiv(m, TILE_ROWS), ceilDiv(n, columns)];
   const panelBytes = (width: number) => rows * width * 4;
@@ -259,10 +226,10 @@ function overGroups(kernel: GroupedMatmulKernel, target: Target): KernelCode {
         const count = f.keep(i32.sub(rows, k));
         f.if(i32.gtS(count, stretch), () => f.set(count, stretch));
         const packSide = (side: (typeof sides)[number], start: number) => {
-          const { view, panels, width, extent } = side;
+          const { view, width, extent } = side;
           const at = i32.add(i32.mul(panel, panelBytes(width)), i32.mul(k, width * 4));
           f.set(to, i32.add(i32.add(args.sharedScratch(), start), at));
-          pack(f, args, view, panels, width, {
+          pack(f, args, side, width, {
             matrix: f.keep(i32.add(args.slot(view.slot), view.offset * dtypeBytes(view.dtype))),
             group: i32.const(0),
             first: f.keep(i32.mul(panel, width)),

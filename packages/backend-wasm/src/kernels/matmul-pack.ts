@@ -158,7 +158,8 @@ function packRun(
   });
 }
 
-interface Run {
+/** A stretch of a panel, from its next elements on. */
+export interface Run {
   readonly dtype: DType;
   readonly size: number;
   readonly across: number;
@@ -169,14 +170,19 @@ interface Run {
   readonly lanes: readonly Local<"v128">[] | undefined;
 }
 
-/** One step of k, element by element; zero where the matrix ends. */
-function oneStep(f: Func, p: Run, valid: Local<"i32">): void {
+/** One step of k, element by element; zero where the matrix ends. Elements may have addresses of their own. */
+export function oneStep(
+  f: Func,
+  p: Run,
+  valid: Local<"i32">,
+  addresses: readonly Local<"i32">[] = [],
+): void {
   const x = f.local("v128");
   for (let i = 0; i < p.width; i++) {
     f.set(x, f32x4.const(0));
     f.if(i32.gtU(valid, i), () => {
       // Strides may be large: not a constant offset, which is limited.
-      const address = i32.add(p.from, i32.const(i * p.across * p.size));
+      const address = addresses[i] ?? i32.add(p.from, i32.const(i * p.across * p.size));
       const value = decode(f, p.dtype, i32x4.splat(loadCode(p.dtype, address)));
       f.set(x, scaledBy(asF32(p.dtype, value), p.lanes?.[i]));
     });
@@ -185,7 +191,7 @@ function oneStep(f: Func, p: Run, valid: Local<"i32">): void {
 }
 
 /** One step of k whose elements lie side by side. */
-function copyStep(f: Func, p: Run): void {
+export function copyStep(f: Func, p: Run): void {
   // The last vector overlaps the one before where the width is no multiple of 4.
   for (let i = 0; i < p.width; i += 4) {
     const at = Math.min(i, p.width - 4);
@@ -195,7 +201,7 @@ function copyStep(f: Func, p: Run): void {
 }
 
 /** Four steps of k, which lie side by side: 4 × 4 transposes. Moves the pointers to them. */
-function transposeSteps(f: Func, p: Run, lines: readonly Local<"i32">[]): void {
+export function transposeSteps(f: Func, p: Run, lines: readonly Local<"i32">[]): void {
   const row = (i: number) =>
     f.keep(scaledBy(load4(f, p.dtype, lines[i] as Local<"i32">, 0), p.lanes?.[i]));
   for (let i = 0; i < p.width; i += 4) {

@@ -9,6 +9,7 @@ import type {
   Kernel,
   MatmulKernel,
   MatrixView,
+  RowLookup,
   ScatterKernel,
   TopKKernel,
 } from "../backend.ts";
@@ -82,11 +83,22 @@ function matmul(kernel: MatmulKernel, slots: Slots): void {
   }
 }
 
+/** The same matrix with its rows looked up. */
+function lookingUp(
+  read: (r: number, c: number) => number,
+  rows: RowLookup | undefined,
+  slots: Slots,
+): (r: number, c: number) => number {
+  if (rows === undefined) return read;
+  const indices = values(slots, rows.slot);
+  return (r, c) => read(Math.max(0, Math.min(indices[r] as number, rows.extent - 1)), c);
+}
+
 function groupedMatmul(kernel: GroupedMatmulKernel, slots: Slots): void {
   const { form, groups, rows, k, n } = kernel;
   const offsets = values(slots, kernel.offsets);
   const out = kernel.out.slot;
-  const a = reader(kernel.a, slots, []);
+  const a = lookingUp(reader(kernel.a, slots, []), kernel.aRows, slots);
   if (form === "rows") values(slots, out).fill(0);
   for (let g = 0; g < groups; g++) {
     const [from, to] = [offsets[g] as number, Math.min(rows, offsets[g + 1] as number)];
@@ -100,7 +112,7 @@ function groupedMatmul(kernel: GroupedMatmulKernel, slots: Slots): void {
         }
       }
     } else {
-      const b = reader(kernel.b, slots, []);
+      const b = lookingUp(reader(kernel.b, slots, []), kernel.bRows, slots);
       for (let i = 0; i < k; i++) {
         for (let j = 0; j < n; j++) {
           let sum = 0;
