@@ -276,14 +276,14 @@ function optimiser(): Loop {
 }
 
 /** E4M3 with a scale for every block: largest magnitude / 448. */
-function quantisation(rowsOfBlock: 1 | 128): Loop {
-  const [r, c] = rowsOfBlock === 1 ? [TOKENS, WIDTH] : [18_432, WIDTH];
-  const blocks = [r / rowsOfBlock, c / 128] as const;
+function quantisation(height: 1 | 128, width: 1 | 128): Loop {
+  const [r, c] = height === 1 ? [TOKENS, WIDTH] : [18_432, WIDTH];
+  const blocks = [r / height, c / width] as const;
   return {
-    name: `fp8 in blocks of ${rowsOfBlock} x 128, bf16 ${r} x ${c}`,
+    name: `fp8 in blocks of ${height} x ${width}, bf16 ${r} x ${c}`,
     args: [bf16(r, c)],
     fn: (a) => {
-      const x = reshape(cast(a as Tensor, "f32"), [blocks[0], rowsOfBlock, blocks[1], 128]);
+      const x = reshape(cast(a as Tensor, "f32"), [blocks[0], height, blocks[1], width]);
       const scale = mul(max(abs(x), [1, 3], { keepDims: true }), 1 / 448);
       return [
         reshape(cast(div(x, scale), "f8e4m3"), [r, c]),
@@ -292,10 +292,11 @@ function quantisation(rowsOfBlock: 1 | 128): Loop {
     },
     expected: (x) =>
       some(blocks[0] * blocks[1], 40).map((block): Want => {
-        const [y, z] = [Math.floor(block / blocks[1]) * rowsOfBlock, (block % blocks[1]) * 128];
+        const [y, z] = [Math.floor(block / blocks[1]) * height, (block % blocks[1]) * width];
         let most = 0;
-        for (let i = 0; i < rowsOfBlock; i++)
-          for (let j = 0; j < 128; j++) most = Math.max(most, Math.abs(x(0, (y + i) * c + z + j)));
+        for (let i = 0; i < height; i++)
+          for (let j = 0; j < width; j++)
+            most = Math.max(most, Math.abs(x(0, (y + i) * c + z + j)));
         return [1, block, most / 448];
       }),
     tolerance: 1e-6,
@@ -409,8 +410,9 @@ export function loopCases(backend: Backend): (() => Case)[] {
     rotation(),
     loss(),
     optimiser(),
-    quantisation(1),
-    quantisation(128),
+    quantisation(1, 128),
+    quantisation(128, 128),
+    quantisation(128, 1),
     spreading(),
     router(),
     sort(),

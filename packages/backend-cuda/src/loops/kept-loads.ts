@@ -7,6 +7,7 @@ import { type DType, dtypeBytes, type LoopKernel } from "../contract.ts";
 import type { DeviceInfo } from "../kernel.ts";
 import { stageLoads } from "./body.ts";
 import type { Load, Spread } from "./plan.ts";
+import { lastRun } from "./space.ts";
 
 /** The part of a row that is in shared memory. */
 export interface RowCache {
@@ -43,13 +44,16 @@ function repeatedLoads(
 /** The loads whose values stay in registers through all `passes` of the unrolled loops. */
 export function registerLoads(
   kernel: LoopKernel,
-  { inner, width, group }: Spread,
+  { lanes, outer, inner, width, group }: Spread,
   passes: number,
 ): Set<Load> {
   // A thread of the largest blocks has 64 registers, and needs half of them for its work.
   let left = 4 * (group === 1024 ? 32 : 64);
   const kept = new Set<Load>();
+  const spaces = lanes === "outer" ? [outer] : inner.filter((space) => space !== undefined);
   for (const load of repeatedLoads(kernel, inner)) {
+    // What all lanes read the same is one register in each, and soon read again.
+    if (spaces.every((space) => lastRun(load.index, space).stride === 0)) continue;
     left -= passes * width * dtypeBytes(kernel.slots[load.slot] as DType);
     if (left >= 0) kept.add(load);
   }

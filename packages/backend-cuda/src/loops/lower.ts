@@ -212,7 +212,7 @@ class Entry {
         ...pass,
         "}",
       );
-    } else if (this.#plan.passes > 0 && lanes === "inner") {
+    } else if (this.#plan.passes > 0) {
       const passes = this.#plan.passes;
       const guard = passes * stride === n ? "" : `if (i < ${n}u) `;
       body.lines.push(

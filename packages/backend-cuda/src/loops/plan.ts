@@ -44,6 +44,9 @@ export interface Plan extends Spread {
   readonly cache?: RowCache;
 }
 
+/** Passes over a piece of a column whose values registers keep. */
+const COLUMN_PASSES = 16;
+
 /** An element access: a load or a store. */
 interface Access {
   readonly index: Index;
@@ -74,8 +77,9 @@ export function indicesOf(stage: Stage): Index[] {
 
 export function planLoop(kernel: LoopKernel, device: DeviceInfo): Plan {
   const spread = spreadLoop(kernel, device);
-  const passes = unrolledPasses(spread);
-  const kept = passes > 0 ? registerLoads(kernel, spread, passes) : new Set<Load>();
+  const most = unrolledPasses(spread);
+  const kept = most > 0 ? registerLoads(kernel, spread, most) : new Set<Load>();
+  const passes = spread.lanes === "outer" && kept.size === 0 ? 0 : most;
   // Values in registers are read twice for nothing.
   const long = spread.lanes === "inner" && passes === 0;
   const online = long ? onlineSums(kernel) : new Set<number>();
@@ -103,13 +107,17 @@ function spreadLoop(kernel: LoopKernel, device: DeviceInfo): Spread {
   const lanes = chooseLanes(kernel, outer, inner);
   if (lanes === "outer") {
     // Short loops leave registers for wider loads.
-    const most = longest <= 8 ? 8 : 4;
-    const width = laneWidth(kernel, lanes, outer, inner, Math.ceil(outer.total / 32), most);
+    const widest = longest <= 8 ? 8 : 4;
+    const width = laneWidth(kernel, lanes, outer, inner, Math.ceil(outer.total / 32), widest);
     const across = longest >= 64 ? 8 : longest > 8 ? 4 : 1;
     const group = across === 1 ? 128 : 32;
     const blocks = Math.ceil(outer.total / (group * width));
     const wanted = Math.ceil((4 * device.multiprocessors) / Math.max(1, blocks));
-    const pieces = Math.max(1, Math.min(wanted, Math.floor(longest / (across * 8)), 512));
+    const loops = inner.filter((space) => space !== undefined).length;
+    // What registers keep from one loop to the next would be read again by every launch.
+    const keeps = loops > 1 && longest <= COLUMN_PASSES * across;
+    const most = keeps ? 1 : Math.floor(longest / (across * 8));
+    const pieces = Math.max(1, Math.min(wanted, most, 512));
     return { ...common, lanes, width, group, across, pieces };
   }
 
@@ -137,11 +145,12 @@ function spreadLoop(kernel: LoopKernel, device: DeviceInfo): Spread {
 }
 
 /** Passes when every inner loop is short enough to be unrolled with its values in registers. */
-function unrolledPasses({ lanes, inner, width, group, pieces }: Spread): number {
-  if (lanes !== "inner" || pieces > 1) return 0;
+function unrolledPasses({ lanes, inner, width, group, across, pieces }: Spread): number {
+  if (pieces > 1) return 0;
   const totals = new Set(inner.flatMap((space) => (space === undefined ? [] : [space.total])));
   if (totals.size !== 1) return 0;
   const [total = 0] = totals;
+  if (lanes === "outer") return total <= COLUMN_PASSES * across ? Math.ceil(total / across) : 0;
   const passes = Math.ceil(total / (group * width));
   return passes <= 8 ? passes : 0;
 }

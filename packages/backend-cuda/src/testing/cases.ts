@@ -224,12 +224,14 @@ export const PATH_CASES: readonly PathCase[] = [
   },
   {
     name: "quantised in blocks of rows and columns",
-    args: [of("bf16", 256, 384), x(300, 200)],
-    fn: (a, b) =>
-      [a, b].flatMap((m) => {
-        const { values, scale } = quantizeFp8(m, [128, 128]);
-        return [cast(values, "f32"), scale];
-      }),
+    args: [of("bf16", 512, 512), of("bf16", 256, 384), x(300, 200)],
+    fn: (...matrices) =>
+      matrices.flatMap((m) =>
+        ([128, 1] as const).flatMap((width) => {
+          const { values, scale } = quantizeFp8(m, [128, width]);
+          return [cast(values, "f32"), scale];
+        }),
+      ),
   },
   {
     name: "sums of looked-up rows",
