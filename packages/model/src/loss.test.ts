@@ -1,4 +1,4 @@
-import { compile, key, setBackend, type Tensor, tensor, valueAndGrad } from "@dsv3/tensor";
+import { compile, key, setBackend, type Tensor, tensor, valueAndGrad, zeros } from "@dsv3/tensor";
 import { referenceBackend } from "@dsv3/tensor/testing";
 import { beforeAll, expect, test } from "vitest";
 import { lossFn } from "./loss.ts";
@@ -141,4 +141,31 @@ test("the dense variant has nothing to balance", async () => {
   const [, parts] = lossFn(params, batch, dense, { mtpWeight: 0.3, balanceWeight: 1 });
   expect(parts.loads).toEqual([]);
   expect(await parts.balance.item()).toBe(0);
+});
+
+test("a loss in bf16 keeps no f32 logits, nor anything of their size, with its gradient", () => {
+  const reference = referenceBackend();
+  // The program is made, not run, as for a backend that keeps rows (a GPU).
+  setBackend({ ...reference, keepsRows: true });
+  const large = { ...config, vocabSize: 5000 };
+  const step = (computeDtype: "f32" | "bf16") => {
+    const fn = compile((p: ModelParams, inputIds: Tensor, targets: Tensor) =>
+      valueAndGrad(
+        (p: ModelParams) =>
+          lossFn(p, { inputIds, targets }, large, {
+            mtpWeight: 0.3,
+            balanceWeight: 0,
+            computeDtype,
+          })[0],
+      )(p),
+    );
+    // Few rows are summed in parts.
+    const ids = zeros([2, 40], "i32");
+    const { program } = fn.program(initParams(large, key(1)), ids, ids);
+    const logits = ids.size * large.vocabSize;
+    return program.buffers.filter((b) => b.elements === logits).map((b) => b.dtype);
+  };
+  expect(step("f32")).toContain("f32");
+  expect(new Set(step("bf16"))).toEqual(new Set(["bf16"]));
+  setBackend(reference);
 });

@@ -56,7 +56,12 @@ export function lossFn(
 ): [loss: Tensor, parts: LossParts] {
   const { inputIds, targets, segments } = batch;
   const withMtp = mtpWeight > 0 && params.mtp.length > 0;
-  const result = forward(params, inputIds, c, { ...options, segments, mtp: withMtp });
+  const result = forward(params, inputIds, c, {
+    ...options,
+    segments,
+    mtp: withMtp,
+    narrowLogits: true,
+  });
   // One divisor for all depths, though depth k has k targets less: as eq. 24 is printed.
   const count = maximum(sum(cast(ge(targets, 0), "f32")), 1);
   const crossEntropies = (logits: Tensor, targets: Tensor) =>

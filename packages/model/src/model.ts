@@ -41,6 +41,8 @@ export interface ForwardOptions {
    * used; norms, router, softmax and logits are computed in f32 in any case.
    */
   readonly computeDtype?: Precision;
+  /** Keeps logits as activations are kept: half the memory for a loss, which computes in f32 with them. */
+  readonly narrowLogits?: boolean;
   /** i32 [B, T]: tokens of different numbers do not see each other (packed samples). */
   readonly segments?: Tensor | undefined;
   /** Runs the MTP modules too. */
@@ -63,9 +65,9 @@ export interface ModelDropout extends Dropout {
 }
 
 export type ForwardResult = {
-  /** f32 [B, T, V]: position t predicts token t + 1. */
+  /** [B, T, V], f32 unless narrow: position t predicts token t + 1. */
   logits: Tensor;
-  /** Depth k at index k − 1, f32 [B, T − k, V]: position t predicts token t + 1 + k. */
+  /** Depth k at index k − 1, [B, T − k, V]: position t predicts token t + 1 + k. */
   mtpLogits: Tensor[];
   /** The embedding, then every layer's output, the last one after the final norm: [B, T, D] each. */
   hiddenStates: Tensor[];
@@ -85,8 +87,10 @@ export function forward(
   c: ModelConfig,
   options: ForwardOptions = {},
 ): ForwardResult {
-  const { computeDtype, segments, dropout, mtpHidden = "preNorm" } = options;
+  const { computeDtype = "f32", segments, dropout, mtpHidden = "preNorm" } = options;
   const fp8 = computeDtype === "fp8";
+  const kept = fp8 ? "bf16" : computeDtype;
+  const logitsDtype = options.narrowLogits ? kept : "f32";
   const rope = ropeTables(c, ids.shape[1]!); // [T, R/2]
   const routings: LayerRouting[] = [];
   const run = options.remat ? remat(causalLayer) : causalLayer;
@@ -98,7 +102,7 @@ export function forward(
   let layers = 0;
   const dropoutOf = (index: number) => dropout && { ...dropout, key: foldIn(dropout.key, index) };
 
-  const whole = embed(params, ids, fp8 ? "bf16" : computeDtype); // [B, T, D]
+  const whole = embed(params, ids, kept); // [B, T, D]
   const embedding = dropped(whole, dropoutOf(0), 0);
   const hiddenStates = [embedding];
   let h = embedding;
@@ -121,9 +125,9 @@ export function forward(
     h = layer(p.layer, merged, tables, segments && first(segments, 1));
     const normed = rmsNorm(h, p.sharedHeadNorm, c.rmsNormEps);
     if (mtpHidden === "postNorm") h = normed;
-    mtpLogits.push(head(params, normed)); //                                              eq. 23
+    mtpLogits.push(head(params, normed, logitsDtype)); //                                 eq. 23
   }
-  return { logits: head(params, normed), mtpLogits, hiddenStates, routings };
+  return { logits: head(params, normed, logitsDtype), mtpLogits, hiddenStates, routings };
 }
 
 /** One layer over whole sequences, with all it needs as arguments, so that it can be recomputed. */
@@ -197,8 +201,8 @@ export function mtpInput(
 }
 
 /** Logits in f32 of normalised hidden states [B, T, D]. */
-export function head(params: ModelParams, normed: Tensor): Tensor {
-  return matmul(normed, narrow(params.lmHead, normed), { transposeB: true, dtype: "f32" });
+export function head(params: ModelParams, normed: Tensor, dtype: ComputeDtype = "f32"): Tensor {
+  return matmul(normed, narrow(params.lmHead, normed), { transposeB: true, dtype });
 }
 
 /**
