@@ -1,11 +1,13 @@
 /**
- * Rates of attention and its derivative on one thread:
- *     node bench/attention.ts
+ * Rates of attention and its derivative on one thread, with vectors of 128 bits or of 256:
+ *     node bench/attention.ts [wide]
  */
 import type { AttentionGradKernel, AttentionKernel, HeadsView } from "@dsv3/tensor";
+import { dtypeBytes } from "@dsv3/tensor/dtype";
 import { attention } from "../src/kernels/attention.ts";
 import { attentionGrad } from "../src/kernels/attention-grad.ts";
 import { loadKernel } from "../src/kernels/run-kernel.ts";
+import { widenVectors } from "../src/wide-vectors.ts";
 
 async function best(run: () => void): Promise<number> {
   const end = performance.now() + 800;
@@ -19,7 +21,8 @@ async function best(run: () => void): Promise<number> {
   return least;
 }
 
-const target = { relaxedSimd: true };
+const wideVectors = process.argv.includes("wide") && (await widenVectors());
+const target = { relaxedSimd: true, wideVectors };
 const view = (slot: number, time: number, heads: number, width: number): HeadsView => ({
   slot,
   dtype: "f32",
@@ -30,7 +33,7 @@ const view = (slot: number, time: number, heads: number, width: number): HeadsVi
 function report(name: string, flops: number, milliseconds: number): void {
   const rate = (flops / milliseconds / 1e6).toFixed(1);
   console.log(
-    `${name.padEnd(52)} ${milliseconds.toFixed(3).padStart(9)} ms ${rate.padStart(7)} GFLOP/s`,
+    `${name.padEnd(64)} ${milliseconds.toFixed(3).padStart(9)} ms ${rate.padStart(7)} GFLOP/s`,
   );
 }
 
@@ -86,36 +89,53 @@ async function training(
   );
 }
 
-/** Absorbed decoding: all heads over one latent cache. */
-async function decoding(batch: number, keys: number, heads: number, rank: number, rope: number) {
+/** Tokens of a page of the cache. */
+const PAGE = 64;
+
+/** Absorbed decoding: all heads over one latent cache in pages, of which sequences fill `length` tokens. */
+async function decoding(
+  batch: number,
+  { length, capacity }: { length: number; capacity: number },
+  heads: number,
+  rank: number,
+  rope: number,
+  { queries = 1, dtype = "f32" }: { queries?: number; dtype?: "f32" | "bf16" } = {},
+) {
   const width = rank + rope;
+  const cache = { ...view(1, PAGE, 1, width), dtype };
   const kernel: AttentionKernel = {
     kind: "attention",
     batch,
-    queries: 1,
-    keys,
+    queries,
+    keys: capacity,
     heads,
     keyHeads: 1,
     qkWidth: width,
     vWidth: rank,
     scale: 0.1,
     causal: true,
-    q: view(0, 1, heads, width),
-    k: view(1, keys, 1, width),
-    v: view(1, keys, 1, width),
-    out: view(2, 1, heads, rank),
+    q: view(0, queries, heads, width),
+    k: cache,
+    v: cache,
+    out: view(2, queries, heads, rank),
     lse: 3,
+    lengths: 4,
+    pages: { slot: 5, pageSize: PAGE },
   };
-  const sizes = [batch * heads * width, batch * keys * width, batch * heads * rank, batch * heads];
-  const loaded = loadKernel(
-    attention(kernel, target),
-    sizes.map((n) => new Uint8Array(4 * n)),
-  );
+  const rows = batch * queries * heads;
+  const floats = [rows * width, batch * capacity * width, rows * rank, rows];
+  const lengths = new Int32Array(batch).fill(length);
+  const table = Int32Array.from({ length: (batch * capacity) / PAGE }, (_, i) => i);
+  const loaded = loadKernel(attention(kernel, target), [
+    ...floats.map((n) => new Uint8Array(4 * n)),
+    ...[lengths, table].map((ints) => new Uint8Array(ints.buffer)),
+  ]);
   const milliseconds = await best(() => loaded.run());
-  const cache = ((4 * batch * keys * width) / milliseconds / 1e6).toFixed(1);
+  const bytes = dtypeBytes(dtype) * batch * length * width;
+  const what = `${batch} × ${queries} after ${length}, ${heads} heads, ${rank}+${rope} ${dtype}`;
   report(
-    `decode ${batch} × ${keys} keys, ${heads} heads, ${rank}+${rope}: ${cache} GB/s`,
-    2 * batch * keys * heads * (width + rank),
+    `decode ${what}: ${(bytes / milliseconds / 1e6).toFixed(1)} GB/s`,
+    2 * rows * length * (width + rank),
     milliseconds,
   );
 }
@@ -123,6 +143,11 @@ async function decoding(batch: number, keys: number, heads: number, rank: number
 await training(4, 256, 8, 48, 32);
 await training(2, 512, 8, 96, 64);
 await training(1, 1024, 4, 192, 128);
-await decoding(1, 2048, 8, 128, 32);
-await decoding(1, 2048, 16, 512, 64);
-await decoding(8, 1024, 16, 256, 32);
+for (const length of [128, 1024, 4096]) {
+  await decoding(1, { length, capacity: 8192 }, 8, 128, 16);
+}
+await decoding(1, { length: 4096, capacity: 8192 }, 8, 128, 16, { dtype: "bf16" });
+await decoding(1, { length: 4096, capacity: 8192 }, 8, 128, 16, { queries: 3 });
+await decoding(8, { length: 1024, capacity: 8192 }, 16, 256, 32);
+await decoding(1, { length: 2048, capacity: 8192 }, 16, 512, 64);
+await decoding(1, { length: 1024, capacity: 8192 }, 128, 512, 64);

@@ -238,7 +238,13 @@ export function attentionGrad(kernel: AttentionGradKernel, target: Target): Kern
         f.if(i32.gtS(valid, LANES), () => f.set(valid, LANES));
         f.if(i32.ltS(valid, 0), () => f.set(valid, 0));
         const sight = f.keep(at(sightAt, panel, SIGHT_BYTES));
-        writeSight(f, args, kernel, { batch: b, length, first, valid, step: 1 }, sight);
+        writeSight(
+          f,
+          args,
+          kernel,
+          { batch: b, length, first, valid, group: 1, beyond: "nothing" },
+          sight,
+        );
         f.if(i32.gtS(mostSeen(sight), most), () => f.set(most, mostSeen(sight)));
         f.if(valid, () => {
           const out = f.keep(at(outLanesAt));

@@ -71,8 +71,9 @@ export function lengthOf(
 export const SIGHT_BYTES = 96;
 
 /**
- * Writes what the `valid` queries from `first` on see, `step` apart (0: all at one time): for each
- * lane the last key it sees (−1: none) and its segment; then the smallest and the largest last key.
+ * Writes what the `valid` rows from `first` on see, row r being query ⌊r / group⌋: for each lane the
+ * last key it sees (−1: none) and its segment; then the smallest and the largest last key. Lanes beyond
+ * the valid ones see nothing, or as much as the last of these, where that is less trouble.
  */
 export function writeSight(
   f: Func,
@@ -83,7 +84,8 @@ export function writeSight(
     length: Local<"i32">;
     first: Local<"i32">;
     valid: Local<"i32">;
-    step: 0 | 1;
+    group: number;
+    beyond: "nothing" | "last";
   },
   to: Value<"i32">,
 ): void {
@@ -92,10 +94,12 @@ export function writeSight(
   const least = f.local("i32", 0x7fffffff);
   const most = f.local("i32", -1);
   const at = f.local("i32", to);
-  const time = f.local("i32", q.first);
+  const row = f.local("i32", q.first);
+  const time = f.local("i32");
   f.for(lane, 0, LANES, 1, () => {
-    f.set(last, -1);
+    if (q.beyond === "nothing") f.set(last, -1);
     f.if(i32.ltS(lane, q.valid), () => {
+      f.set(time, q.group === 1 ? row : i32.divU(row, q.group));
       f.set(last, i32.sub(q.length, 1));
       if (shape.causal) {
         // Position of the query, at most the last key.
@@ -106,12 +110,12 @@ export function writeSight(
         const place = i32.add(i32.mul(q.batch, shape.keys), time);
         f.do(i32.store(at, i32.load(i32.add(args.slot(shape.segments), i32.shl(place, 2))), 32));
       }
-      if (q.step) f.inc(time, 1);
     });
     f.do(i32.store(at, last));
     f.if(i32.ltS(last, least), () => f.set(least, last));
     f.if(i32.gtS(last, most), () => f.set(most, last));
     f.inc(at, 4);
+    f.inc(row, 1);
   });
   f.do(i32.store(at, least, 32), i32.store(at, most, 36));
 }

@@ -1,8 +1,10 @@
 import type { AttentionKernel, DType, HeadsView } from "@dsv3/tensor";
+import { fromF32, toF32 } from "@dsv3/tensor/dtype";
 import fc from "fast-check";
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { attention } from "./attention.ts";
 import { checkKernel, randomValues, type TestSlot } from "./check-kernel.ts";
+import { loadKernel } from "./run-kernel.ts";
 
 export interface Case {
   batch?: number;
@@ -17,6 +19,8 @@ export interface Case {
   segments?: number[];
   pageSize?: number;
   dtype?: DType;
+  /** Values are the first columns of keys, and memory ends where these do. */
+  latent?: boolean;
 }
 
 function heads(
@@ -36,6 +40,11 @@ function heads(
 }
 
 function check(c: Case): void {
+  const { kernel, slots } = build(c);
+  checkKernel(kernel, attention, slots);
+}
+
+function build(c: Case): { kernel: AttentionKernel; slots: TestSlot[] } {
   const {
     batch = 1,
     queries,
@@ -70,6 +79,8 @@ function check(c: Case): void {
   const table = extra(
     c.pageSize ? Array.from({ length: pages }, (_, i) => (i * 7 + 3) % pages) : undefined,
   );
+  const latent = { ...k, slot: slots.length };
+  if (c.latent) slots.push(ks);
   const kernel: AttentionKernel = {
     kind: "attention",
     batch,
@@ -82,15 +93,38 @@ function check(c: Case): void {
     scale: 1.3,
     causal,
     q,
-    k,
-    v,
+    ...(c.latent ? { k: latent, v: latent } : { k, v }),
     out,
     lse: 4,
     ...(lengths !== undefined && { lengths }),
     ...(segments !== undefined && { segments }),
     ...(table !== undefined && c.pageSize && { pages: { slot: table, pageSize: c.pageSize } }),
   };
-  checkKernel(kernel, attention, slots);
+  return { kernel, slots };
+}
+
+/** Output and log-sum-exp of the last query of the first sequence, which is always the same, by heads. */
+function lastQuery(c: Case): Float32Array[] {
+  const { kernel, slots } = build(c);
+  const { offset, strides } = kernel.q;
+  const query = randomValues(strides[1] - 1, 99);
+  const { values } = slots[0] as TestSlot;
+  (values as Float32Array).set(query, offset + (c.queries - 1) * strides[1]);
+  const code = attention(kernel, { relaxedSimd: true });
+  const loaded = loadKernel(
+    code,
+    slots.map(({ dtype, values }) => fromF32(values, dtype)),
+  );
+  loaded.run();
+  const [out, lse] = [3, 4].map((slot) => toF32(loaded.slot(slot), "f32")) as Float32Array[];
+  const row = c.heads * c.vWidth;
+  return [
+    (out as Float32Array).slice((c.queries - 1) * row, c.queries * row),
+    Float32Array.from(
+      { length: c.heads },
+      (_, h) => lse?.[h * c.queries + c.queries - 1] as number,
+    ),
+  ];
 }
 
 describe("attention", () => {
@@ -213,6 +247,80 @@ describe("attention", () => {
       vWidth: 8,
       causal: true,
       dtype,
+    });
+  });
+
+  describe("in parts", () => {
+    const LATENT = { keyHeads: 1, qkWidth: 20, vWidth: 14, causal: true, latent: true };
+
+    it("reads caches of any length, in pages and not, as far as they go", () => {
+      const lengths = [0, 1, 47, 48, 49, 239, 240, 241, 255, 256, 257, 300, 512, 600];
+      for (const pageSize of [undefined, 64]) {
+        const batch = lengths.length;
+        check({ ...LATENT, batch, queries: 1, keys: 640, heads: 8, lengths, pageSize });
+      }
+      check({ ...LATENT, queries: 1, keys: 599, heads: 8 });
+    });
+
+    it.each([2, 3, 5, 7])("checks %i tokens at once", (queries) => {
+      for (const heads of [1, 3, 6, 16]) {
+        const lengths = [queries - 1, 258, 320];
+        check({ ...LATENT, batch: 3, queries, keys: 320, heads, lengths, pageSize: 32 });
+      }
+    });
+
+    it.each(["f32", "bf16", "f16"] as const)("takes any widths of %s", (dtype) => {
+      for (const [qkWidth, vWidth] of [
+        [1, 1],
+        [3, 2],
+        [37, 35],
+        [256, 250],
+      ] as const) {
+        const sizes = { queries: 1, keys: 300, heads: 5, qkWidth, vWidth, dtype };
+        check({ ...LATENT, ...sizes });
+        check({ ...LATENT, ...sizes, latent: false, lengths: [299] });
+        // Keys beside those of another head, in rows that are or are not a multiple of 1 KiB apart.
+        check({ ...LATENT, ...sizes, heads: 6, keyHeads: 2 });
+      }
+    });
+
+    it("takes queries of several heads of keys, that lie in no one distance", () => {
+      for (const queries of [2, 5, 12]) {
+        check({ ...LATENT, queries, keys: 300, heads: 12, keyHeads: 2 });
+      }
+    });
+
+    it("reads nothing that no query sees", () => {
+      const c: Case = { ...LATENT, queries: 2, keys: 640, heads: 8, lengths: [290], pageSize: 64 };
+      const { kernel, slots } = build(c);
+      const table = slots[kernel.pages?.slot as number]?.values as number[];
+      const pages = slots[kernel.k.slot]?.values as Float32Array;
+      const beyond = (table[4] as number) * 64 + (290 % 64);
+      pages.fill(Number.NaN, beyond * c.qkWidth, ((table[4] as number) + 1) * 64 * c.qkWidth);
+      table.fill(2 ** 30, 5);
+      checkKernel(kernel, attention, slots);
+    });
+
+    it("lets what is not a number through to the queries that see it", () => {
+      const { kernel, slots } = build({ ...LATENT, batch: 2, queries: 1, keys: 300, heads: 8 });
+      (slots[kernel.k.slot]?.values as Float32Array)[271 * LATENT.qkWidth + 4] = Number.NaN;
+      checkKernel(kernel, attention, slots);
+    });
+
+    it("gives a query the same bits alone, among others, and where parts are no tasks", () => {
+      for (const pageSize of [undefined, 64]) {
+        const c: Case = { ...LATENT, queries: 1, keys: 640, heads: 6, lengths: [601], pageSize };
+        const alone = lastQuery(c);
+        for (const queries of [2, 7, 60]) {
+          expect(lastQuery({ ...c, queries })).toEqual(alone);
+        }
+        const batch = 64;
+        const lengths = Array.from({ length: batch }, (_, b) => 601 - b);
+        const many = { ...c, batch, lengths };
+        expect(attention(build(many).kernel, { relaxedSimd: true }).phases).toHaveLength(1);
+        expect(attention(build(c).kernel, { relaxedSimd: true }).phases).toHaveLength(2);
+        if (pageSize === undefined) expect(lastQuery(many)).toEqual(alone);
+      }
     });
   });
 });

@@ -1,371 +1,325 @@
 /**
- * Attention in one pass over the keys (online softmax), with queries in the lanes of vectors: a panel
- * of 8 queries computes scores^T = K q^T for a block of keys, keeps a running maximum and sum in each
- * lane, and adds V^T weights^T to its outputs. Nothing is ever summed across lanes.
+ * Attention in one pass over the keys (online softmax), with queries in the lanes of vectors. Rows,
+ * which are queries of heads that share a key head, go through the keys in panels of 8: many rows by
+ * tasks that go through all keys; few, as in decoding, by tasks that go through a part of them each,
+ * whose states a second phase merges. Keys are summed in parts either way: results are the same.
  */
 import type { AttentionKernel } from "@dsv3/tensor";
-import { dtypeBytes } from "@dsv3/tensor/dtype";
-import { type Func, f32x4, i32, type Local, type Value, v128 } from "../asm.ts";
-import { encode, storeCode } from "../convert.ts";
-import type { KernelCode, PhaseArguments, Target } from "../kernel.ts";
-import { exp2, ln } from "./attention-math.ts";
+import { type Func, i32, type Local, type Value } from "../asm.ts";
+import type { KernelCode, Phase, PhaseArguments, Target } from "../kernel.ts";
+import { scoreBlock, tileSums, weightBlock } from "./attention-block.ts";
+import { type KeyReader, keyReader } from "./attention-keys.ts";
 import {
-  headAddress,
-  keyAddress,
-  keyBlock,
-  LANES,
-  leastSeen,
-  lengthOf,
-  mostSeen,
-  packMatrix,
-  SIGHT_BYTES,
-  sees,
-  writeSight,
-} from "./attention-view.ts";
-import { multiplyAdd, TILE_BYTES, TILE_ROWS, tile, zeroSums } from "./matmul-tile.ts";
+  finishPanel,
+  mergeState,
+  type Panel,
+  packQueries,
+  type Rows,
+  seePanel,
+  startState,
+} from "./attention-panel.ts";
+import { type Plan, planAttention, WANTED_TASKS } from "./attention-plan.ts";
+import { LANES, lengthOf, mostSeen } from "./attention-view.ts";
 
-/** Panels that go through the keys together, and share their packing. */
-const TASK_PANELS = 12;
-/** Maximum of no scores: finite, so that differences stay numbers. */
-const LOWEST = -3e38;
-const ceilDiv = (a: number, b: number) => Math.ceil(a / b);
+const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
+
+/** What the phases of one kernel share. */
+interface Job {
+  readonly kernel: AttentionKernel;
+  readonly target: Target;
+  readonly plan: Plan;
+  readonly reader: KeyReader;
+  /** Places in thread scratch: scores of a block, and the panels, one after another. */
+  readonly scoresAt: number;
+  readonly panelsAt: number;
+}
 
 export function attention(kernel: AttentionKernel, target: Target): KernelCode {
-  const { batch, queries, keys, heads, keyHeads, qkWidth, vWidth } = kernel;
-  // Lanes are queries of one head; or, for few queries, heads that share a key head.
-  const byHeads = queries < LANES && heads % keyHeads === 0 && heads / keyHeads > queries;
-  const rows = byHeads ? heads / keyHeads : queries;
-  const outer = byHeads ? keyHeads * queries : heads;
-  const panels = ceilDiv(rows, LANES);
-  const taskPanels = Math.min(panels, TASK_PANELS);
-  const tasksPerOuter = ceilDiv(panels, taskPanels);
-  const block = keyBlock(kernel);
-  const keyPanels = ceilDiv(block, TILE_ROWS);
-  const valuePanels = ceilDiv(vWidth, TILE_ROWS);
-  const axis = byHeads ? 2 : 1;
-
-  // Thread scratch: packed keys and values, scores of a panel, then for each panel its queries, what
-  // it sees, maximum, sum and outputs.
-  const keyPanelBytes = qkWidth * TILE_ROWS * 4;
-  const valuePanelBytes = block * TILE_ROWS * 4;
-  const queryBytes = qkWidth * LANES * 4;
-  const valuesAt = keyPanels * keyPanelBytes;
-  const scoresAt = valuesAt + valuePanels * valuePanelBytes;
-  const panelsAt = scoresAt + keyPanels * TILE_BYTES;
-  const sightAt = queryBytes;
-  const stateAt = sightAt + SIGHT_BYTES;
-  const outputsAt = stateAt + 64;
-  const panelBytes = outputsAt + valuePanels * TILE_BYTES;
-
-  const emit = (f: Func, args: PhaseArguments) => {
-    const task = f.local("i32");
-    const panel = f.local("i32");
-    const key = f.local("i32");
-    const sums = Array.from({ length: TILE_BYTES / 16 }, () => f.local("v128"));
-    const at = (offset: number) => f.keep(i32.add(args.threadScratch, offset));
-    const [keysAt, packedValues, scores, firstPanelAt] = [0, valuesAt, scoresAt, panelsAt].map(
-      at,
-    ) as [Local<"i32">, Local<"i32">, Local<"i32">, Local<"i32">];
-    f.for(task, args.begin, args.end, 1, () => {
-      const b = f.keep(i32.divU(task, outer * tasksPerOuter));
-      const which = f.keep(i32.remU(i32.divU(task, tasksPerOuter), outer));
-      const firstRow = f.keep(i32.mul(i32.remU(task, tasksPerOuter), taskPanels * LANES));
-      const headFirst = f.local("i32");
-      const time = f.local("i32");
-      const keyHead = f.local("i32");
-      if (byHeads) {
-        f.set(keyHead, i32.divU(which, queries));
-        f.set(headFirst, i32.mul(keyHead, rows));
-        f.set(time, i32.remU(which, queries));
-      } else {
-        f.set(headFirst, which);
-        f.set(keyHead, i32.divU(i32.mul(which, keyHeads), heads));
-      }
-      const length = lengthOf(f, args, kernel, b);
-      const panelAt = f.local("i32");
-      const valid = f.local("i32");
-      const row = f.local("i32");
-      const forPanels = (body: () => void) => {
-        f.set(panelAt, firstPanelAt);
-        f.set(row, firstRow);
-        f.for(panel, 0, taskPanels, 1, () => {
-          f.set(valid, i32.sub(rows, row));
-          f.if(i32.gtS(valid, LANES), () => f.set(valid, LANES));
-          f.if(i32.gtS(valid, 0), body);
-          f.inc(panelAt, panelBytes);
-          f.inc(row, LANES);
-        });
-      };
-      /** Head and time of the first query of a panel. */
-      const place = () => ({
-        batch: b,
-        head: byHeads ? i32.add(headFirst, row) : headFirst,
-        time: byHeads ? time : row,
-      });
-      const most = f.local("i32", -1);
-      forPanels(() => {
-        packMatrix(f, kernel.q, {
-          by: "rows",
-          width: LANES,
-          from: f.keep(headAddress(args, kernel.q, place())),
-          to: panelAt,
-          stride: kernel.q.strides[axis],
-          rows: valid,
-          cols: qkWidth,
-          panelBytes: queryBytes,
-        });
-        const sight = f.keep(i32.add(panelAt, sightAt));
-        const first = byHeads ? time : row;
-        writeSight(
-          f,
-          args,
-          kernel,
-          { batch: b, length, first, valid, step: byHeads ? 0 : 1 },
-          sight,
-        );
-        f.if(i32.gtS(mostSeen(sight), most), () => f.set(most, mostSeen(sight)));
-        for (let j = 0; j < 2; j++) {
-          f.do(v128.store(panelAt, f32x4.const(LOWEST), stateAt + 16 * j));
-          f.do(v128.store(panelAt, f32x4.const(0), stateAt + 32 + 16 * j));
-        }
-        const to = f.local("i32", i32.add(panelAt, outputsAt));
-        const end = f.keep(i32.add(panelAt, panelBytes));
-        f.while(i32.ltU(to, end), () => {
-          f.do(v128.store(to, f32x4.const(0)));
-          f.inc(to, 16);
-        });
-      });
-      f.set(key, 0);
-      f.while(i32.leS(key, most), () => {
-        const count = f.keep(i32.sub(length, key));
-        f.if(i32.gtS(count, block), () => f.set(count, block));
-        const from = (view: AttentionKernel["k"]) =>
-          keyAddress(f, args, kernel, view, { batch: b, key, head: keyHead });
-        packMatrix(f, kernel.k, {
-          by: "rows",
-          width: TILE_ROWS,
-          from: from(kernel.k),
-          to: keysAt,
-          stride: kernel.k.strides[1],
-          rows: count,
-          cols: qkWidth,
-          panelBytes: keyPanelBytes,
-        });
-        packMatrix(f, kernel.v, {
-          by: "columns",
-          width: TILE_ROWS,
-          from: from(kernel.v),
-          to: packedValues,
-          stride: kernel.v.strides[1],
-          rows: count,
-          cols: vWidth,
-          panelBytes: valuePanelBytes,
-        });
-        forPanels(() => {
-          const sight = f.keep(i32.add(panelAt, sightAt));
-          const seen = f.keep(i32.sub(i32.add(mostSeen(sight), 1), key));
-          f.if(i32.gtS(seen, count), () => f.set(seen, count));
-          f.if(i32.gtS(seen, 0), () => {
-            scoreBlock(f, args, { sums, scores, sight, seen, b, key, panelAt, keysAt });
-            weightBlock(f, { sums, scores, seen, panelAt, packedValues });
-          });
-        });
-        f.inc(key, block);
-      });
-      forPanels(() => finish(f, args, { panelAt, valid, place: place() }));
-    });
-  };
-
-  interface Block {
-    readonly sums: readonly Local<"v128">[];
-    readonly scores: Local<"i32">;
-    /** Keys of the block that some lane of the panel sees. */
-    readonly seen: Local<"i32">;
-    readonly panelAt: Local<"i32">;
-  }
-
-  /** scores[key][lane] = scale · log₂e · k · q, −∞ where the lane does not see the key. */
-  const scoreBlock = (
-    f: Func,
-    args: PhaseArguments,
-    {
-      sums,
-      scores,
-      sight,
-      seen,
-      b,
-      key,
-      panelAt,
-      keysAt,
-    }: Block & {
-      sight: Local<"i32">;
-      b: Local<"i32">;
-      key: Local<"i32">;
-      keysAt: Local<"i32">;
-    },
-  ) => {
-    const x = f.local("i32");
-    const y = f.local("i32");
-    const to = f.local("i32", scores);
-    const first = f.local("i32");
-    const keyTile = f.local("i32", keysAt);
-    const scale = f32x4.const(kernel.scale * Math.LOG2E);
-    f.for(first, 0, seen, TILE_ROWS, () => {
-      f.set(x, keyTile);
-      f.set(y, panelAt);
-      zeroSums(f, sums);
-      tile(f, {
-        rows: TILE_ROWS,
-        vectors: 2,
-        count: qkWidth,
-        a: { pointers: [x], row: 4, k: 4 * TILE_ROWS },
-        b: { pointer: y, k: 4 * LANES },
-        sums,
-        multiplyAdd: multiplyAdd(target),
-      });
-      const tileKey = f.keep(i32.add(key, first));
-      const whole = i32.leS(i32.add(tileKey, TILE_ROWS - 1), leastSeen(sight));
-      for (const sum of sums) f.set(sum, f32x4.mul(sum, scale));
-      const mask = () => {
-        for (const [n, sum] of sums.entries()) {
-          const own = f.keep(i32.add(tileKey, n >> 1));
-          // Rows of a tile beyond the last key are not of this sequence.
-          const visible = sees(args, kernel, { batch: b, sight, key: own }, n & 1);
-          f.set(sum, v128.bitselect(sum, f32x4.const(Number.NEGATIVE_INFINITY), visible));
-        }
-      };
-      if (kernel.segments === undefined) f.if(i32.eqz(whole), mask);
-      else mask();
-      for (const [n, sum] of sums.entries()) f.do(v128.store(to, sum, 16 * n));
-      f.inc(to, TILE_BYTES);
-      f.inc(keyTile, keyPanelBytes);
-    });
-  };
-
-  /** Scores become weights; the panel's maximum, sum and outputs take them in. */
-  const weightBlock = (
-    f: Func,
-    { sums, scores, seen, panelAt, packedValues }: Block & { packedValues: Local<"i32"> },
-  ) => {
-    const at = f.local("i32");
-    const end = f.keep(i32.add(scores, i32.mul(seen, 4 * LANES)));
-    const each = (body: () => void) => {
-      f.set(at, scores);
-      f.while(i32.ltU(at, end), () => {
-        body();
-        f.inc(at, 4 * LANES);
-      });
-    };
-    const lanes = [0, 1].map((j) => {
-      const old = f.keep(v128.load(panelAt, stateAt + 16 * j));
-      return { j, old, top: f.local("v128", old), sum: f.local("v128", f32x4.const(0)) };
-    });
-    each(() => {
-      // A NaN is passed over here, and comes through with the weights.
-      for (const { j, top } of lanes) f.set(top, f32x4.pmax(top, v128.load(at, 16 * j)));
-    });
-    each(() => {
-      for (const { j, top, sum } of lanes) {
-        const weight = f.keep(exp2(f, target, f32x4.sub(v128.load(at, 16 * j), top)));
-        f.do(v128.store(at, weight, 16 * j));
-        f.set(sum, f32x4.add(sum, weight));
-      }
-    });
-    const shrink = lanes.map(({ j, old, top, sum }) => {
-      const factor = f.keep(exp2(f, target, f32x4.sub(old, top)));
-      const before = f32x4.mul(v128.load(panelAt, stateAt + 32 + 16 * j), factor);
-      f.do(v128.store(panelAt, top, stateAt + 16 * j));
-      f.do(v128.store(panelAt, f32x4.add(before, sum), stateAt + 32 + 16 * j));
-      return factor;
-    });
-    const to = f.local("i32", i32.add(panelAt, outputsAt));
-    const values = f.local("i32", packedValues);
-    const x = f.local("i32");
-    const y = f.local("i32");
-    const v = f.local("i32");
-    f.for(v, 0, valuePanels, 1, () => {
-      for (const [n, sum] of sums.entries()) {
-        f.set(sum, f32x4.mul(v128.load(to, 16 * n), shrink[n & 1] as Value<"v128">));
-      }
-      f.set(x, values);
-      f.set(y, scores);
-      tile(f, {
-        rows: TILE_ROWS,
-        vectors: 2,
-        count: seen,
-        a: { pointers: [x], row: 4, k: 4 * TILE_ROWS },
-        b: { pointer: y, k: 4 * LANES },
-        sums,
-        multiplyAdd: multiplyAdd(target),
-      });
-      for (const [n, sum] of sums.entries()) f.do(v128.store(to, sum, 16 * n));
-      f.inc(to, TILE_BYTES);
-      f.inc(values, valuePanelBytes);
-    });
-  };
-
-  /** Writes a panel's outputs and log-sum-exps. */
-  const finish = (
-    f: Func,
-    args: PhaseArguments,
-    p: {
-      panelAt: Local<"i32">;
-      valid: Local<"i32">;
-      place: { batch: Value<"i32">; head: Value<"i32">; time: Value<"i32"> };
-    },
-  ) => {
-    const { out } = kernel;
-    const size = dtypeBytes(out.dtype);
-    for (let j = 0; j < 2; j++) {
-      const top = v128.load(p.panelAt, stateAt + 16 * j);
-      const sum = f.keep(v128.load(p.panelAt, stateAt + 32 + 16 * j));
-      const none = f.keep(f32x4.eq(sum, f32x4.const(0)));
-      const lse = f32x4.add(f32x4.mul(top, f32x4.const(Math.LN2)), ln(f, sum));
-      const inverse = f32x4.div(f32x4.const(1), sum);
-      f.do(
-        v128.store(
-          p.panelAt,
-          v128.bitselect(f32x4.const(Number.NEGATIVE_INFINITY), lse, none),
-          stateAt + 16 * j,
-        ),
-        v128.store(p.panelAt, v128.andnot(inverse, none), stateAt + 32 + 16 * j),
-      );
-    }
-    const lane = f.local("i32");
-    const column = f.local("i32");
-    const to = f.local("i32", headAddress(args, out, p.place));
-    const lseRow = i32.add(i32.mul(p.place.batch, heads), p.place.head);
-    const lseTo = f.local(
-      "i32",
-      i32.add(args.slot(kernel.lse), i32.shl(i32.add(i32.mul(lseRow, queries), p.place.time), 2)),
-    );
-    f.for(lane, 0, p.valid, 1, () => {
-      const state = f.keep(i32.add(i32.add(p.panelAt, stateAt), i32.shl(lane, 2)));
-      f.do(i32.store(lseTo, i32.load(state)));
-      const inverse = f.keep(v128.load32Splat(state, 32));
-      const from = f.local("i32", i32.add(i32.add(p.panelAt, outputsAt), i32.shl(lane, 2)));
-      const element = f.local("i32", to);
-      f.for(column, 0, vWidth, 1, () => {
-        const value = f32x4.mul(v128.load32Zero(from), inverse);
-        f.do(storeCode(out.dtype, element, encode(f, out.dtype, value), 0));
-        f.inc(from, 4 * LANES);
-        f.inc(element, size * out.strides[3]);
-      });
-      f.inc(to, size * out.strides[axis]);
-      f.inc(lseTo, 4 * (byHeads ? queries : 1));
-    });
-  };
-
+  const { batch, queries, keys, heads, qkWidth, vWidth } = kernel;
   if (batch === 0 || queries === 0 || heads === 0) return { phases: [] };
+  const plan = planAttention(kernel);
+  const reader = keyReader(kernel, plan.block);
+  const scoresAt = align(reader.bytes);
+  const panelsAt = scoresAt + align((plan.block + 1) * LANES * 4);
+  const job: Job = { kernel, target, plan, reader, scoresAt, panelsAt };
   const work = batch * heads * queries * keys * (qkWidth + vWidth + 8);
+  const nanoseconds =
+    work / (target.relaxedSimd ? 20 : 10) / (kernel.causal && queries > 1 ? 2 : 1);
+  const { taskPanels, inputBytes } = plan;
+  if (!plan.split) {
+    return {
+      phases: [wholePhase(job, nanoseconds)],
+      threadScratch: panelsAt + taskPanels * panelBytes(plan),
+    };
+  }
   return {
-    phases: [
-      {
-        tasks: batch * outer * tasksPerOuter,
-        nanoseconds: work / (target.relaxedSimd ? 20 : 10) / (kernel.causal && queries > 1 ? 2 : 1),
-        emit,
-      },
-    ],
-    threadScratch: panelsAt + taskPanels * panelBytes,
+    phases: [partsPhase(job, nanoseconds), mergePhase(job)],
+    threadScratch: panelsAt + Math.max(taskPanels * inputBytes, panelBytes(plan)),
+    sharedScratch: plan.allStateBytes,
   };
+}
+
+/** A panel in thread scratch: its queries, its state of a part, and that of all parts before. */
+const panelBytes = ({ inputBytes, stateBytes, parts }: Plan) =>
+  inputBytes + stateBytes * (parts > 1 ? 2 : 1);
+
+/** Every task takes its rows through all keys. */
+function wholePhase({ plan, ...job }: Job, nanoseconds: number): Phase {
+  const { kernel, target } = job;
+  const { outer, chunks, taskPanels, inputBytes, stateBytes, partKeys, parts } = plan;
+  return {
+    tasks: kernel.batch * outer * chunks,
+    nanoseconds,
+    emit(f, args) {
+      const task = f.local("i32");
+      const sums = tileSums(f, job.target);
+      const panelsAt = f.keep(i32.add(args.threadScratch, job.panelsAt));
+      f.for(task, args.begin, args.end, 1, () => {
+        const which = f.keep(i32.divU(task, chunks));
+        const rows = rowsOf(f, args, kernel, plan, {
+          batch: f.keep(i32.divU(which, outer)),
+          which: i32.remU(which, outer),
+        });
+        const firstRow = f.keep(i32.mul(i32.remU(task, chunks), taskPanels * LANES));
+        const most = f.local("i32", -1);
+        const at = f.local("i32");
+        const [state, total] = [f.local("i32"), f.local("i32")];
+        const each = (body: (panel: Panel) => void) =>
+          eachPanel(f, plan, firstRow, (panel, index) => {
+            f.set(at, i32.add(panelsAt, i32.mul(index, panelBytes(plan))));
+            f.set(state, i32.add(at, inputBytes));
+            f.set(total, parts > 1 ? i32.add(state, stateBytes) : state);
+            body(panel);
+          });
+        each((panel) => {
+          packQueries(f, args, kernel, plan, rows, panel, at);
+          const sight = f.keep(i32.add(at, plan.sightAt));
+          seePanel(f, args, kernel, plan, rows, panel, sight);
+          f.if(i32.gtS(mostSeen(sight), most), () => f.set(most, mostSeen(sight)));
+          startState(f, plan, total);
+        });
+        const key = f.local("i32", 0);
+        const end = f.local("i32");
+        f.while(i32.leS(key, most), () => {
+          if (parts > 1) each(() => startState(f, plan, state));
+          f.set(end, i32.add(most, 1));
+          const partEnd = f.keep(i32.add(key, partKeys));
+          f.if(i32.gtS(end, partEnd), () => f.set(end, partEnd));
+          attendKeys(f, args, { plan, ...job }, { sums, rows, firstRow, key, end }, (index) => {
+            const panelAt = f.keep(i32.add(panelsAt, i32.mul(index, panelBytes(plan))));
+            return { panelAt, stateAt: f.keep(i32.add(panelAt, inputBytes)) };
+          });
+          if (parts > 1) each(() => mergeState(f, target, kernel, total, state));
+          f.set(key, partEnd);
+        });
+        each((panel) => finishPanel(f, args, kernel, plan, rows, panel, total));
+      });
+    },
+  };
+}
+
+/**
+ * Every task takes its share of the parts that sequences have, however long they are now, and leaves
+ * their states in shared scratch.
+ */
+function partsPhase(job: Job, nanoseconds: number): Phase {
+  const { kernel, plan } = job;
+  const { outer, chunks, taskPanels, parts, partKeys, inputBytes, stateBytes } = plan;
+  const tasks = Math.min(WANTED_TASKS, kernel.batch * outer * chunks * parts);
+  return {
+    tasks,
+    nanoseconds,
+    emit(f, args) {
+      const sums = tileSums(f, job.target);
+      const panelsAt = f.keep(i32.add(args.threadScratch, job.panelsAt));
+      const batch = f.local("i32");
+      /** Parts of the sequence; items of work, which are parts for a chunk of a set of its rows. */
+      const count = f.local("i32");
+      const own = () => i32.mul(count, outer * chunks);
+      const countParts = () => {
+        const length = lengthOf(f, args, kernel, batch);
+        f.set(count, i32.divU(i32.add(length, partKeys - 1), partKeys));
+      };
+      const all = f.local("i32");
+      f.for(batch, 0, i32.const(kernel.batch), 1, () => {
+        countParts();
+        f.inc(all, own());
+      });
+      const share = (task: Local<"i32">) => i32.divU(i32.mul(task, all), tasks);
+      const item = f.local("i32", share(args.begin));
+      const lastItem = f.keep(share(args.end));
+      const firstItem = f.local("i32");
+      const firstRow = f.local("i32");
+      const key = f.local("i32");
+      const end = f.local("i32");
+      f.set(batch, 0);
+      f.if(i32.ltU(item, lastItem), countParts);
+      f.while(i32.ltU(item, lastItem), () => {
+        f.while(i32.geU(item, i32.add(firstItem, own())), () => {
+          f.inc(firstItem, own());
+          f.inc(batch, 1);
+          countParts();
+        });
+        const place = f.keep(i32.sub(item, firstItem));
+        const part = f.keep(i32.remU(place, count));
+        const chunk = f.keep(i32.divU(place, count));
+        const which = f.keep(i32.divU(chunk, chunks));
+        f.set(chunk, i32.remU(chunk, chunks));
+        f.set(firstRow, i32.mul(chunk, taskPanels * LANES));
+        const rows = rowsOf(f, args, kernel, plan, { batch, which });
+        const most = f.local("i32", -1);
+        const states = f.keep(statesOf(args, job, { batch, which, part }));
+        f.inc(states, i32.mul(chunk, taskPanels * stateBytes));
+        f.set(key, i32.mul(part, partKeys));
+        eachPanel(f, plan, firstRow, (panel, index) => {
+          const at = f.keep(i32.add(panelsAt, i32.mul(index, inputBytes)));
+          packQueries(f, args, kernel, plan, rows, panel, at);
+          const sight = f.keep(i32.add(at, plan.sightAt));
+          seePanel(f, args, kernel, plan, rows, panel, sight);
+          f.if(i32.gtS(mostSeen(sight), most), () => f.set(most, mostSeen(sight)));
+          startState(f, plan, f.keep(i32.add(states, i32.mul(index, stateBytes))));
+        });
+        f.set(end, i32.add(most, 1));
+        const partEnd = f.keep(i32.add(key, partKeys));
+        f.if(i32.gtS(end, partEnd), () => f.set(end, partEnd));
+        attendKeys(f, args, job, { sums, rows, firstRow, key, end }, (index) => ({
+          panelAt: f.keep(i32.add(panelsAt, i32.mul(index, inputBytes))),
+          stateAt: f.keep(i32.add(states, i32.mul(index, stateBytes))),
+        }));
+        f.inc(item, 1);
+      });
+    },
+  };
+}
+
+/** Every task merges the parts of a panel, in order, and writes its results. */
+function mergePhase(job: Job): Phase {
+  const { kernel, target, plan } = job;
+  const { outer, panels, parts, partKeys, stateBytes } = plan;
+  const tasks = kernel.batch * outer * panels;
+  return {
+    tasks,
+    nanoseconds: (tasks * parts * stateBytes) / 20,
+    emit(f, args) {
+      const task = f.local("i32");
+      const part = f.local("i32");
+      const sight = f.keep(i32.add(args.threadScratch, job.panelsAt));
+      const total = f.keep(i32.add(sight, plan.inputBytes));
+      const row = f.local("i32");
+      const valid = f.local("i32");
+      f.for(task, args.begin, args.end, 1, () => {
+        const owner = f.keep(i32.divU(task, panels));
+        const batch = f.keep(i32.divU(owner, outer));
+        const which = f.keep(i32.remU(owner, outer));
+        const index = f.keep(i32.remU(task, panels));
+        f.set(row, i32.mul(index, LANES));
+        f.set(valid, i32.sub(plan.rows, row));
+        f.if(i32.gtS(valid, LANES), () => f.set(valid, LANES));
+        const panel = { row, valid };
+        const rows = rowsOf(f, args, kernel, plan, { batch, which });
+        seePanel(f, args, kernel, plan, rows, panel, sight);
+        startState(f, plan, total);
+        // A state for every part that some row of the task sees, this panel or another.
+        const seen = f.keep(i32.divU(i32.add(mostSeen(sight), partKeys), partKeys));
+        const state = f.local("i32", statesOf(args, job, { batch, which, part: i32.const(0) }));
+        f.inc(state, i32.mul(index, stateBytes));
+        f.for(part, 0, seen, 1, () => {
+          mergeState(f, target, kernel, total, state);
+          f.inc(state, panels * stateBytes);
+        });
+        finishPanel(f, args, kernel, plan, rows, panel, total);
+      });
+    },
+  };
+}
+
+/** Address of the states that a part of the keys has in shared scratch, a panel after another. */
+function statesOf(
+  args: PhaseArguments,
+  { plan }: Job,
+  at: { batch: Local<"i32">; which: Local<"i32">; part: Value<"i32"> },
+): Value<"i32"> {
+  const owner = i32.add(i32.mul(at.batch, plan.outer), at.which);
+  const index = i32.add(i32.mul(owner, plan.parts), at.part);
+  return i32.add(args.sharedScratch(), i32.mul(index, plan.panels * plan.stateBytes));
+}
+
+/** Set `which` of a sequence's rows. */
+function rowsOf(
+  f: Func,
+  args: PhaseArguments,
+  kernel: AttentionKernel,
+  { times, group }: Plan,
+  at: { batch: Local<"i32">; which: Value<"i32"> },
+): Rows {
+  const { queries, heads, keyHeads } = kernel;
+  // Where rows are of one query alone, the sets of a head's queries follow each other.
+  const apart = queries / times;
+  const which = f.keep(at.which);
+  const head = f.keep(i32.mul(i32.divU(which, apart), group));
+  return {
+    batch: at.batch,
+    length: lengthOf(f, args, kernel, at.batch),
+    head,
+    time: f.keep(i32.remU(which, apart)),
+    keyHead: f.keep(i32.divU(i32.mul(head, keyHeads), heads)),
+  };
+}
+
+/** The panels of a task whose rows begin at `firstRow`, and their number in it. */
+function eachPanel(
+  f: Func,
+  plan: Plan,
+  firstRow: Local<"i32">,
+  body: (panel: Panel, index: Local<"i32">) => void,
+): void {
+  const index = f.local("i32");
+  const valid = f.local("i32");
+  const row = f.local("i32", firstRow);
+  f.for(index, 0, plan.taskPanels, 1, () => {
+    f.set(valid, i32.sub(plan.rows, row));
+    f.if(i32.gtS(valid, LANES), () => f.set(valid, LANES));
+    f.if(i32.gtS(valid, 0), () => body({ row, valid }, index));
+    f.inc(row, LANES);
+  });
+}
+
+/** Takes a task's panels through keys `key` … `end` − 1, block by block. */
+function attendKeys(
+  f: Func,
+  args: PhaseArguments,
+  { kernel, target, plan, reader, scoresAt }: Job,
+  at: {
+    sums: readonly Local<"v128">[];
+    rows: Rows;
+    firstRow: Local<"i32">;
+    key: Local<"i32">;
+    end: Local<"i32">;
+  },
+  memory: (index: Local<"i32">) => { panelAt: Local<"i32">; stateAt: Local<"i32"> },
+): void {
+  const { sums, rows, firstRow, end } = at;
+  const { block } = plan;
+  const key = f.local("i32", at.key);
+  const count = f.local("i32");
+  const scores = f.keep(i32.add(args.threadScratch, scoresAt));
+  f.while(i32.ltS(key, end), () => {
+    f.set(count, i32.sub(end, key));
+    f.if(i32.gtS(count, block), () => f.set(count, block));
+    const place = { batch: rows.batch, key, head: rows.keyHead };
+    const { keys, values } = reader.read(f, args, place, count, args.threadScratch);
+    eachPanel(f, plan, firstRow, (_, index) => {
+      const { panelAt, stateAt } = memory(index);
+      const sight = f.keep(i32.add(panelAt, plan.sightAt));
+      const seen = f.keep(i32.sub(i32.add(mostSeen(sight), 1), key));
+      f.if(i32.gtS(seen, count), () => f.set(seen, count));
+      f.if(i32.gtS(seen, 0), () => {
+        const shared = { block, sums, scores, seen };
+        const score = { batch: rows.batch, key, keys, queries: panelAt, sight };
+        scoreBlock(f, args, kernel, target, shared, score);
+        weightBlock(f, kernel, target, shared, { values, state: stateAt });
+      });
+    });
+    f.inc(key, block);
+  });
 }
