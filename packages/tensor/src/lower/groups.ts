@@ -56,6 +56,8 @@ const SMALL = 16384;
 
 /** Blocks whose rows are shorter are walked in steps that are too short. */
 const NARROWEST_BLOCK = 32;
+/** Longer pieces of columns are not kept. */
+const LONGEST_COLUMN = 128;
 
 /** The program's kernels in order of execution. */
 export function schedule(plan: Roots): Entry[] {
@@ -234,15 +236,20 @@ function jointOuter(unit: Unit, group: Group): readonly number[] | undefined {
 
 /**
  * The axes of an element-wise unit that a group's reductions run over, where these are blocks of rows
- * and columns of a tensor of its shape: what is computed from a block's maximum is computed beside it.
+ * and columns, or short pieces of columns, of a tensor of its shape: what is computed from a block's
+ * maximum is computed beside it.
  */
 function blockOf(unit: Unit, group: Group): readonly number[] | undefined {
   const first = group.units.find((u) => u.axes !== undefined);
-  if (!getBackend().keepsRows || unit.axes || unit.within) return undefined;
+  if (!getBackend().keepsRows || unit.axes) return undefined;
   if (first?.axes === undefined || trailing(first)) return undefined;
+  const { axes } = first;
   const shape = (nodeOf(first.tensor).inputs[0] as Tensor).shape;
-  const lies = first.axes.includes(shape.length - 1) && (shape.at(-1) as number) >= NARROWEST_BLOCK;
-  return lies && unit.tensor.shape.join() === shape.join() ? first.axes : undefined;
+  const last = shape.findLastIndex((d) => d !== 1);
+  const inside = axes.reduce((n, a) => n * (shape[a] as number), 1);
+  const lies = (shape[last] as number) >= NARROWEST_BLOCK;
+  const fits = axes.includes(last) || inside <= LONGEST_COLUMN;
+  return lies && fits && unit.tensor.shape.join() === shape.join() ? axes : undefined;
 }
 
 /** Whether a reduction runs over its operand's last axes (extents of 1 aside). */
@@ -324,6 +331,15 @@ export class GroupSpace {
     index: readonly Index[];
     result: readonly Index[];
   } {
+    const walked = this.#walk(unit);
+    if (unit.within === undefined) return walked;
+    const axis = nodeOf(unit.within.whole).attrs.axis as number;
+    const part = indexAt(this.b, linear(unit.tensor.shape, walked.index), unit.within.shape);
+    const along = addIndex(part[axis] as Index, constantIndex(unit.within.start));
+    return { ...walked, result: part.with(axis, along) };
+  }
+
+  #walk(unit: Unit): ReturnType<GroupSpace["iterate"]> {
     const shape = unit.tensor.shape;
     const inside = unit.axes ?? unit.block;
     if (inside === undefined) {
@@ -336,11 +352,7 @@ export class GroupSpace {
         ) ?? real;
       const inner = this.#innerVars(whole.slice(this.outer.filter((d) => d !== 1).length));
       const index = this.#axes(shape, [...this.#outerVars, ...inner]);
-      if (unit.within === undefined) return { inner, index, result: index };
-      const axis = nodeOf(unit.within.whole).attrs.axis as number;
-      const part = indexAt(this.b, linear(shape, index), unit.within.shape);
-      const along = addIndex(part[axis] as Index, constantIndex(unit.within.start));
-      return { inner, index, result: part.with(axis, along) };
+      return { inner, index, result: index };
     }
     const walked = unit.axes ? (nodeOf(unit.tensor).inputs[0] as Tensor).shape : shape;
     const inner = this.#innerVars(inside.map((a) => walked[a] as number));

@@ -49,17 +49,19 @@ test.each([
 });
 
 test("a matrix quantised in blocks of rows and columns is read by one kernel", () => {
-  const quantize = compile((x: Tensor) => {
-    const { values, scale } = quantizeFp8(x, [128, 128]);
+  const quantize = compile((x: Tensor, width: number) => {
+    const { values, scale } = quantizeFp8(x, [128, width]);
     return { values, scale };
   });
   for (const shape of [
     [512, 512],
     [3, 256, 384],
   ]) {
-    const { program } = quantize.program(zeros(shape, "bf16"));
-    expect(program.steps).toHaveLength(1);
-    expect(program.buffers.filter((b) => b.role === "temp")).toHaveLength(0);
+    for (const width of [128, 1]) {
+      const { program } = quantize.program(zeros(shape, "bf16"), width);
+      expect(program.steps).toHaveLength(1);
+      expect(program.buffers.filter((b) => b.role === "temp")).toHaveLength(0);
+    }
   }
 });
 

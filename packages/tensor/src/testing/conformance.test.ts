@@ -3,3 +3,7 @@ import { conformance } from "./conformance.ts";
 import { referenceBackend } from "./reference-backend.ts";
 
 conformance({ describe, it }, referenceBackend);
+
+// Programs differ for it: what is computed from a reduction of a row or block stands beside it.
+describe("a backend that keeps rows", () =>
+  conformance({ describe, it }, () => ({ ...referenceBackend(), keepsRows: true })));
