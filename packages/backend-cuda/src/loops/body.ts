@@ -234,7 +234,7 @@ export class Body {
       if (tile !== undefined) this.#emit(inner, tile);
       else if (cache === undefined) this.#emit(inner, read);
       else if (this.#loaded.has(e))
-        this.#emit(inner, `if (${cache.held}) ${cache.read} else ${read}`);
+        this.#emit(inner, `if (${cache.held}) { ${cache.read} } else { ${read} }`);
       else {
         this.#emit(inner, read);
         this.#emit(inner, `if (${cache.held}) ${cache.write}`);
