@@ -56,7 +56,8 @@ const SMALL = 16384;
 
 /** Blocks whose rows are shorter are walked in steps that are too short. */
 const NARROWEST_BLOCK = 32;
-/** Longer pieces of columns are not kept. */
+/** Larger blocks and longer pieces of columns are not kept. */
+const LARGEST_BLOCK = 1 << 15;
 const LONGEST_COLUMN = 128;
 
 /** The program's kernels in order of execution. */
@@ -248,7 +249,7 @@ function blockOf(unit: Unit, group: Group): readonly number[] | undefined {
   const last = shape.findLastIndex((d) => d !== 1);
   const inside = axes.reduce((n, a) => n * (shape[a] as number), 1);
   const lies = (shape[last] as number) >= NARROWEST_BLOCK;
-  const fits = axes.includes(last) || inside <= LONGEST_COLUMN;
+  const fits = inside <= (axes.includes(last) ? LARGEST_BLOCK : LONGEST_COLUMN);
   return lies && fits && unit.tensor.shape.join() === shape.join() ? axes : undefined;
 }
 
