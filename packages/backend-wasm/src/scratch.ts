@@ -12,6 +12,12 @@ export interface ScratchSize {
   readonly thread: number;
 }
 
+/**
+ * Bytes between regions, a page: while a thread writes its own, its processor fetches what comes next in
+ * the page, and would take it from the thread that writes there.
+ */
+const APART = 4096;
+
 export class Scratch {
   readonly #heap: Heap;
   readonly #pool: Pool;
@@ -34,21 +40,26 @@ export class Scratch {
   require(size: ScratchSize): void {
     const old = this.#size;
     if (size.arena <= old.arena && size.shared <= old.shared && size.thread <= old.thread) return;
-    const line = (bytes: number) => Math.ceil(bytes / 64) * 64;
+    const region = (bytes: number) => (bytes > 0 ? Math.ceil(bytes / 64) * 64 + APART : 0);
     const next = {
-      arena: line(Math.max(size.arena, old.arena)),
-      shared: line(Math.max(size.shared, old.shared)),
-      thread: line(Math.max(size.thread, old.thread)),
+      arena: Math.max(size.arena, old.arena),
+      shared: Math.max(size.shared, old.shared),
+      thread: Math.max(size.thread, old.thread),
     };
+    const [arena, sharedBytes, thread] = [next.arena, next.shared, next.thread].map(region) as [
+      number,
+      number,
+      number,
+    ];
     if (this.#block) this.#heap.releaseScratch(this.#block);
     this.#block = undefined;
     this.#size = { arena: 0, shared: 0, thread: 0 };
-    const bytes = next.arena + next.shared + next.thread * this.#pool.threads;
+    const bytes = arena + sharedBytes + thread * this.#pool.threads;
     const block = this.#heap.reserveScratch(bytes, "scratch memory of programs");
     this.#block = block;
     this.#size = next;
     this.version++;
-    const shared = block.address + next.arena;
-    this.#pool.setScratch(shared, (thread) => shared + next.shared + thread * next.thread);
+    const shared = block.address + arena;
+    this.#pool.setScratch(shared, (index) => shared + sharedBytes + index * thread);
   }
 }

@@ -1,7 +1,7 @@
 /**
  * Products of a few rows with a large matrix whose columns are contiguous (weights stored [out, in]):
  * what decoding does. Such a product is as fast as the matrix is read, so nothing is packed: each task
- * reads a run of columns once, in one or two streams that go on from task to task, which is what
+ * reads a run of columns once, in a few streams that go on from task to task, which is what
  * prefetching is good at, and takes their dot products with all the rows.
  */
 import type { MatmulKernel, MatrixView } from "@dsv3/tensor";
@@ -9,9 +9,11 @@ import { dtypeBytes } from "@dsv3/tensor/dtype";
 import { type Func, f32x4, i32, i32x4, type Local, type Value, v128 } from "../asm.ts";
 import { decode, encode, loadCode, storeCode } from "../convert.ts";
 import type { KernelCode, PhaseArguments, Target } from "../kernel.ts";
+import { SpanSums } from "./matmul-few-integers.ts";
 import { asF32, load4, pick } from "./matmul-pack.ts";
-import { type PreparedRow, preparedRow, prepareRow, SPAN, UNUSABLE } from "./matmul-quick.ts";
+import { FACTORS, type PreparedRow, preparedRow, prepareRow, UNUSABLE } from "./matmul-quick.ts";
 import { type Reading, readerOf, reading, SUMS, VECTOR } from "./matmul-reading.ts";
+import { sidedBySide } from "./matmul-store.ts";
 import { multiplyAdd } from "./matmul-tile.ts";
 import { matrixAddress, scalesAddress } from "./matmul-view.ts";
 
@@ -21,8 +23,12 @@ type V = Value<"v128">;
 const FEW_ROWS = 4;
 /** Bytes of weights in a stream of a task: many beside the cost of starting it. */
 const STREAM_BYTES = 8192;
-/** Columns read side by side: more of them leave prefetching behind. */
+/**
+ * Columns read side by side: more of them leave prefetching behind. Integers are read as slowly as they
+ * are multiplied; the vectors that a row of them has for each vector of weights are read once for all.
+ */
 const STREAMS = 2;
+const STREAMS_OF_INTEGERS = 4;
 
 /** Whether {@link fewRows} takes a kernel, as it is or transposed; undefined: it does not. */
 export function asFewRows(kernel: MatmulKernel): MatmulKernel | undefined {
@@ -58,31 +64,27 @@ export function transposed(kernel: MatmulKernel): MatmulKernel {
   };
 }
 
-/** Sums over the lanes of one or two vectors of i32, each in its lane. */
-function acrossLanes(f: Func, vectors: readonly V[]): V {
-  const a = f.keep(vectors[0] as V);
-  const b = vectors[1] ? f.keep(vectors[1]) : a;
-  const halves = f.keep(i32x4.add(pick(a, b, 0, 4, 1, 5), pick(a, b, 2, 6, 3, 7)));
-  return i32x4.add(halves, pick(halves, halves, 2, 3, 0, 1));
-}
-
 export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
   const { batch, m, n, k, a, b, out, add } = kernel;
   const matrices = batch.reduce((x, y) => x * y, 1);
   if (m === 0 || n === 0 || matrices === 0) return { phases: [] };
   const quick = readerOf(kernel, target);
   // Eight sums of f32, of four rows, are more than there are registers for.
-  const streams = m < FEW_ROWS || quick?.peak !== undefined ? Math.min(n, STREAMS) : 1;
-  const exact = reading(kernel, m * streams);
+  const streams =
+    m < FEW_ROWS || quick?.peak !== undefined
+      ? Math.min(n, m === 1 && quick?.integers ? STREAMS_OF_INTEGERS : STREAMS)
+      : 1;
+  const exact = reading(kernel, m * streams, target);
   const size = dtypeBytes(b.dtype);
   // Each stream has its own stretch of columns, and a task a run of each: streams go on from task to task.
   const stretch = Math.ceil(n / streams);
   const run = Math.min(Math.ceil(stretch / 8), Math.ceil(STREAM_BYTES / (k * size || 1)));
   const groups = Math.ceil(stretch / run);
   const madd = multiplyAdd(target);
-  const reads = quick && reading(kernel, m * streams, quick);
+  const reads = quick && reading(kernel, m * streams, target, quick);
   const rowOf = quick && reads && preparedRow(quick, k - (k % quick.chunk), reads.span);
   const prepared = rowOf?.bytes ?? 0;
+  const spanSums = rowOf && quick?.integers ? new SpanSums(rowOf, m * streams, target) : undefined;
 
   const prepare = (f: Func, args: PhaseArguments) => {
     const task = f.local("i32");
@@ -105,12 +107,11 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       total: f.local("v128"),
       partial: Array.from({ length: SUMS }, () => locals(quick?.parts ?? 1)),
     }));
-    /** Totals of a row in the lanes of their streams, where these are sums of integers. */
-    const inLanes = Array.from({ length: m }, () => f.local("v128"));
     const lane0 = i32x4.const(-1, 0, 0, 0);
     const largest = f.local("v128");
     const x = f.local("i32");
     const end = f.local("i32");
+    const put = f.local("i32");
     const start = f.local("i32");
     const step = f.local("i32");
     const place = Array.from({ length: streams }, () => ({
@@ -137,15 +138,15 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
       /** The scale, for four lanes. */
       const scaleAt = (stream: number, at: Value<"i32">): V | undefined =>
         scales && f.keep(v128.load32Splat(scalePlace(stream, at)));
-      /** The scales of all streams, each in its lane. */
-      const scalesAt = (at: Value<"i32">): V | undefined => {
-        if (!scales) return undefined;
-        const first = v128.load32Zero(scalePlace(0, at));
-        return f.keep(
-          place
-            .slice(1)
-            .reduce((x, _, s) => v128.load32Lane(scalePlace(s + 1, at), x, s + 1), first),
-        );
+      /** The scales of so many spans from one on, each in its lane. */
+      const scalesOf = (stream: number, span: Local<"i32">, count: number): V => {
+        const { block, row } = b.scale as NonNullable<MatrixView["scale"]>;
+        const length = rowOf?.span ?? 0;
+        const at = (n: number) => scalePlace(stream, i32.mul(i32.add(span, i32.const(n)), length));
+        if (length === block[0] && row === 1 && count === 4) return v128.load(at(0));
+        let lanes = v128.load32Zero(at(0));
+        for (let n = 1; n < count; n++) lanes = v128.load32Lane(at(n), lanes, n);
+        return lanes;
       };
 
       /** The dot products of all rows with a column of each stream. */
@@ -156,26 +157,14 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
           f.set(weights, i32.add(base, i32.mul(column, b.col * size)));
         }
         f.set(x, rowOf && reader.quick && quickRows ? i32.add(quickRows, rowOf.numbers) : rows);
-        for (const sum of [...products.map(({ total }) => total), ...inLanes]) {
-          f.set(sum, f32x4.const(0));
-        }
+        for (const { total } of products) f.set(total, f32x4.const(0));
+        f.set(put, args.threadScratch);
         if (whole > 0) {
           f.for(start, 0, i32.const(whole), span, () => {
             const own = products.map(({ partial }) =>
               partial.slice(0, reader.sums).map((parts) => parts.slice(0, reader.parts)),
             );
-            const spanAt =
-              reader.quick &&
-              f.keep(
-                i32.add(quickRows as Local<"i32">, i32.mul(i32.divU(start, span), SPAN.bytes)),
-              );
             for (const part of own.flat(2)) f.set(part, f32x4.const(0));
-            if (spanAt && reader.quick?.starts) {
-              for (const [p, { row }] of products.entries()) {
-                const last = own[p]?.[0]?.at(-1) as Local<"v128">;
-                f.set(last, v128.load(spanAt, row * prepared + SPAN.start));
-              }
-            }
             const addStep = () => {
               for (let at = 0; at < reader.step; at += reader.chunk) addChunk(reader, own, at);
               f.inc(x, reader.width * reader.step);
@@ -188,37 +177,37 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
             } else f.set(end, i32.add(x, i32.const(reader.width * span)));
             if (span === reader.step) addStep();
             else f.while(i32.ne(x, end), addStep);
-            const factors = Array.from({ length: spanAt ? m : 0 }, (_, row) =>
-              f.keep(v128.load32Splat(spanAt as Local<"i32">, row * prepared + SPAN.factor)),
-            );
-            const sums = products.map((_, p) =>
-              (own[p] as Local<"v128">[][])
-                .map((parts): V => (reader.quick ? reader.quick.total(parts) : (parts[0] as V)))
-                .reduce((y, z) => f32x4.add(y, z)),
-            );
-            if (reader.quick?.integers) {
-              const scale = scalesAt(start);
-              for (const [row, all] of inLanes.entries()) {
-                const integers = acrossLanes(f, sums.slice(row * streams, (row + 1) * streams));
-                const both = f32x4.mul(f32x4.convertI32x4S(integers), factors[row] as V);
-                f.set(all, scale ? madd(both, scale, all) : f32x4.add(all, both));
-              }
+            if (reader.quick && spanSums) {
+              for (const [p, partial] of own.entries()) spanSums.put(f, reader, partial, p, put);
+              spanSums.next(f, put);
               return;
             }
+            if (reader.sums > 1 && !reader.quick?.unusable) {
+              for (const sums of own) sidedBySide(f, target, sums.flat(), args.threadScratch);
+            }
+            const spanAt = i32.mul(i32.divU(start, span), 4);
+            const factors = Array.from({ length: reader.quick && quickRows ? m : 0 }, (_, row) =>
+              f.keep(
+                v128.load32Splat(
+                  i32.add(quickRows as Local<"i32">, spanAt),
+                  row * prepared + FACTORS,
+                ),
+              ),
+            );
             const scale = place.map((_, stream) => scaleAt(stream, start));
             for (const [p, { total, row, stream }] of products.entries()) {
+              const sum = (own[p] as Local<"v128">[][])
+                .map((parts): V => (reader.quick ? reader.quick.total(parts) : (parts[0] as V)))
+                .reduce((y, z) => f32x4.add(y, z));
               const factor = factors[row];
-              const both = factor ? f32x4.mul(sums[p] as V, factor) : (sums[p] as V);
+              const both = factor ? f32x4.mul(sum, factor) : sum;
               const by = scale[stream];
               f.set(total, by ? madd(both, by, total) : f32x4.add(total, both));
             }
           });
         }
-        if (reader.quick?.integers) {
-          for (const { total, row, stream } of products) {
-            const all = inLanes[row] as V;
-            f.set(total, v128.and(pick(all, all, stream, 0, 0, 0), lane0));
-          }
+        if (reader.quick && quickRows && spanSums) {
+          spanSums.addUp(f, products, args.threadScratch, quickRows, scalesOf);
         }
         if (reader.quick) f.set(x, i32.add(rows, i32.const(4 * whole)));
         if (k > whole) addRest(k - whole);
@@ -229,12 +218,15 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
         const codes = place.map(({ weights }) =>
           reader.quick?.weights(f, weights, at * size, largest),
         );
-        const { width, lanes } = reader;
+        const { width, lanes, chunk } = reader;
         for (let e = at; e < at + reader.chunk; e += lanes) {
           const numbers = Array.from({ length: m }, (_, row) =>
             Array.from({ length: reader.vectors }, (_, p) => {
               const apart = reader.quick ? prepared : 4 * a.row;
-              const vector = v128.load(x, row * apart + width * e + 16 * p);
+              const vector = v128.load(
+                x,
+                row * apart + width * at + 16 * (p * (chunk / lanes) + (e - at) / lanes),
+              );
               return streams > 1 ? f.keep(vector) : vector;
             }),
           );
@@ -329,7 +321,8 @@ export function fewRows(kernel: MatmulKernel, target: Target): KernelCode {
     nanoseconds: Math.max(bytes / 12, matrices * n * k * m * 0.08),
     emit,
   };
-  if (!quick) return { phases: [multiply] };
+  const threadScratch = Math.max(spanSums?.bytes ?? 0, 16 * SUMS * streams * m);
+  if (!quick) return { phases: [multiply], threadScratch };
   const preparation = { tasks: matrices * m, nanoseconds: 0.4 * matrices * m * k, emit: prepare };
-  return { phases: [preparation, multiply], sharedScratch: matrices * m * prepared };
+  return { phases: [preparation, multiply], sharedScratch: matrices * m * prepared, threadScratch };
 }

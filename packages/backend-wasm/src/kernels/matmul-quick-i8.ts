@@ -14,8 +14,8 @@
  *
  *     Σ w q = Σ_{q ≥ 0} w |q| + Σ_{q < 0} (−w − 1) |q| + Σ_{q < 0} |q|
  *
- * The last sum is the row's alone: partial sums start with it. Both ways the sums are the same integers,
- * and stay integers until all lanes are added, so that results have the same bits on every machine.
+ * The last sum is the row's alone, and added at the end. Both ways the sums are the same integers, and stay
+ * integers until all lanes are added, so that results have the same bits on every machine.
  */
 import { type Func, f32x4, i8x16, i16x8, i32x4, type Value, v128 } from "../asm.ts";
 import type { Target } from "../kernel.ts";
@@ -39,21 +39,20 @@ const integers = (f: Func, x: V): V =>
 const narrow = (a: V | undefined, b: V | undefined): V => i16x8.narrowI32x4S(a as V, b as V);
 
 /** What readers by products of 16 bits have in common: eight weights meet a vector of each part. */
-const wide = {
-  chunk: 16,
+const byWords = (chunk: number) => ({
+  chunk,
   *weights(_: Func, address: Value<"i32">, offset: number) {
-    yield v128.load8x8S(address, offset);
-    yield v128.load8x8S(address, offset + 8);
+    for (let at = 0; at < chunk; at += 8) yield v128.load8x8S(address, offset + at);
   },
   add: ((f, weights, row, sums) => {
     for (const [part, sum] of sums.entries()) {
       f.set(sum, i32x4.add(sum, i32x4.dotI16x8S(weights, row[part] as V)));
     }
   }) satisfies QuickReader["add"],
-};
+});
 
 const PAIRS: QuickReader = {
-  ...wide,
+  ...byWords(16),
   width: 4,
   vectors: 2,
   parts: 2,
@@ -71,7 +70,7 @@ const PAIRS: QuickReader = {
       integers(f, f32x4.mul(f32x4.sub(x, high[i] as V), f32x4.const(2 ** 15))),
     );
     const whole = high.map((x) => integers(f, x));
-    return [0, 2].flatMap((i) => [whole, low].map((part) => narrow(part[i], part[i + 1])));
+    return [whole, low].flatMap((part) => [narrow(part[0], part[1]), narrow(part[2], part[3])]);
   },
 };
 
@@ -79,8 +78,11 @@ const PEAK = 2 ** 14 - 1;
 /** Adds at most 2^7 · 2^14 for each element. */
 const SPAN = 512;
 
+/** Of both ways with single integers: two vectors of 8 bits. */
+const CHUNK = 32;
+
 const SINGLES: QuickReader = {
-  ...wide,
+  ...byWords(CHUNK),
   width: 2,
   vectors: 1,
   parts: 1,
@@ -90,20 +92,20 @@ const SINGLES: QuickReader = {
   total: ([sum]) => sum as V,
   layOut(f, numbers) {
     const q = numbers.map((x) => integers(f, x));
-    return [0, 2].map((i) => narrow(q[i], q[i + 1]));
+    return [0, 2, 4, 6].map((i) => narrow(q[i], q[i + 1]));
   },
 };
 
 const DIGITS: QuickReader = {
-  chunk: 16,
+  chunk: CHUNK,
   width: 3,
   vectors: 3,
   parts: 2,
   span: SPAN,
   peak: PEAK,
-  starts: true,
   *weights(_, address, offset) {
     yield v128.load(address, offset);
+    yield v128.load(address, offset + 16);
   },
   add(f, weights, [sign, ...digits], sums) {
     const turned = f.keep(v128.xor(weights, sign as V));
@@ -123,6 +125,10 @@ const DIGITS: QuickReader = {
     }
     const high = sizes.map((x) => i32x4.shrU(x, 7));
     const low = sizes.map((x) => v128.and(x, i32x4.const(127)));
-    return [signs, high, low].map(([a, b, c, d]) => i8x16.narrowI16x8S(narrow(a, b), narrow(c, d)));
+    return [signs, high, low].flatMap((part) =>
+      [0, 4].map((i) =>
+        i8x16.narrowI16x8S(narrow(part[i], part[i + 1]), narrow(part[i + 2], part[i + 3])),
+      ),
+    );
   },
 };

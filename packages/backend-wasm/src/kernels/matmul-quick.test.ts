@@ -31,6 +31,7 @@ function product(
   const targets = [
     { relaxedSimd: true, quickDots: true },
     { relaxedSimd: true },
+    { relaxedSimd: true, quickDots: true, wideVectors: true },
     { relaxedSimd: false },
   ];
   return targets.map((target) => {
@@ -139,7 +140,7 @@ describe("weights in narrow formats", () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 1, max: 4 }),
-        fc.integer({ min: 16, max: 150 }),
+        fc.integer({ min: 16, max: 300 }),
         fc.infiniteStream(fc.integer({ min: -80, max: 60 })),
         fc.infiniteStream(fc.double({ min: -1, max: 1, noNaN: true })),
         fc.infiniteStream(fc.integer({ min: -128, max: 127 })),
@@ -157,6 +158,7 @@ describe("weights in narrow formats", () => {
           const results = product("i8", rows, new Uint8Array(codes.buffer), k, scales);
           // The same integers are summed, in one instruction or in several.
           expect(results[0]).toEqual(results[1]);
+          expect(results[0]).toEqual(results[2]);
           rows.forEach((row, i) => {
             for (let j = 0; j < n; j++) {
               let [sum, rounding, all] = [0, 0, 0];

@@ -33,29 +33,26 @@ type V = Value<"v128">;
 type Sum = Local<"v128">;
 
 /**
- * A row of `steps` elements as it is prepared: whether sums must be taken another way (i32); for each
- * span of elements a factor for its sums (f32), and what they start with (four i32); then the numbers.
- * Places and sizes in bytes.
+ * A row of `steps` elements as it is prepared: whether sums must be taken another way (i32); a factor for
+ * the sums of each span of elements (f32), and what is added to these (i32), both for as many spans as
+ * fill vectors, with zeros at the end; then the numbers. Places and sizes in bytes.
  */
 export interface PreparedRow {
   readonly reader: QuickReader;
   readonly steps: number;
   readonly span: number;
+  readonly starts: number;
   readonly numbers: number;
   readonly bytes: number;
 }
 export const UNUSABLE = 0;
-const SPANS = 16;
-export const SPAN: Readonly<Record<"factor" | "start" | "bytes", number>> = {
-  factor: SPANS,
-  start: SPANS + 16,
-  bytes: 32,
-};
+export const FACTORS = 16;
 
 export function preparedRow(reader: QuickReader, steps: number, span: number): PreparedRow {
-  const numbers = SPANS + SPAN.bytes * Math.ceil(steps / span);
-  const bytes = Math.ceil((numbers + reader.width * steps) / 64) * 64;
-  return { reader, steps, span, numbers, bytes };
+  const starts = FACTORS + 16 * Math.ceil(steps / span / 4);
+  const aligned = (bytes: number) => Math.ceil(bytes / 64) * 64;
+  const numbers = aligned(2 * starts - FACTORS);
+  return { reader, steps, span, starts, numbers, bytes: aligned(numbers + reader.width * steps) };
 }
 
 export interface QuickReader {
@@ -71,6 +68,8 @@ export interface QuickReader {
   readonly exponent?: number;
   /** Numbers become integers (of some fraction) up to this one. */
   readonly peak?: number;
+  /** Whether partial sums are integers that stay so until they are added across lanes. */
+  readonly integers?: boolean;
   /**
    * Vectors of weights of the chunk at an address and offset, one after another: code is written as they
    * are asked for. `largest` keeps the largest code.
@@ -78,14 +77,14 @@ export interface QuickReader {
   weights(f: Func, address: Value<"i32">, offset: number, largest: Sum): Generator<V>;
   /** Adds products with vectors of a row to partial sums. Default: one sum, in f32. */
   add?(f: Func, weights: V, row: readonly V[], sums: readonly Sum[]): void;
-  /** The sum of partial sums: f32, or i32 where `integers`, which are then added across lanes, too. */
+  /** The sum of partial sums: f32, or i32 where `integers`. */
   total(parts: readonly V[]): V;
-  readonly integers?: boolean;
   /** Whether the largest code is not finite. */
   unusable?(largest: V): V;
-  /** Whether the last partial sum of each sum starts with what a row has for each span. */
-  readonly starts?: boolean;
-  /** Lays out a chunk of a row, given as vectors of numbers; adds to what its span starts with. */
+  /**
+   * Lays out a chunk of a row, given as vectors of numbers: first what all vectors of weights meet first,
+   * side by side, then what they meet next. Adds to `start` what is to be added to the span's sum.
+   */
   layOut(f: Func, numbers: readonly V[], start: Sum): V[];
 }
 
@@ -99,18 +98,21 @@ const pairs = (_: Func, [a, b]: readonly V[]) => [
 ];
 
 const bf16: QuickReader = {
-  chunk: 8,
+  chunk: 16,
   width: 4,
   vectors: 1,
   parts: 1,
   span: Number.POSITIVE_INFINITY,
   *weights(f, address, offset) {
-    const codes = f.keep(v128.load(address, offset));
-    yield i32x4.shl(codes, 16);
-    yield v128.and(codes, HIGH_HALF);
+    const codes = [0, 16].map((at) => f.keep(v128.load(address, offset + at)));
+    for (const words of codes) yield i32x4.shl(words, 16);
+    for (const words of codes) yield v128.and(words, HIGH_HALF);
   },
   total: first,
-  layOut: pairs,
+  layOut(f, numbers) {
+    const [a, b] = [numbers.slice(0, 2), numbers.slice(2)].map((half) => pairs(f, half));
+    return [0, 1].flatMap((i) => [a?.[i] as V, b?.[i] as V]);
+  },
 };
 
 /** Sign, and 15 bits of magnitude that are moved right by 3. */
@@ -183,13 +185,16 @@ export function quickReader(
 /** Writes the row of f32 at `from`. */
 export function prepareRow(
   f: Func,
-  { reader, steps, span, numbers }: PreparedRow,
+  { reader, steps, span, starts, numbers }: PreparedRow,
   from: Local<"i32">,
   to: Local<"i32">,
 ): void {
   const source = f.keep(from);
   const target = f.keep(i32.add(to, numbers));
   const spans = f.keep(to);
+  for (const last of [starts - 16, 2 * starts - FACTORS - 16]) {
+    f.do(v128.store(spans, i32x4.const(0), last));
+  }
   const unusable = f.local("i32", 0);
   const end = f.keep(from);
   const last = f.keep(i32.add(from, i32.const(4 * steps)));
@@ -242,8 +247,10 @@ export function prepareRow(
       f.inc(source, 4 * reader.chunk);
       f.inc(target, reader.width * reader.chunk);
     });
-    f.do(f32.store(spans, factor, SPAN.factor), v128.store(spans, started, SPAN.start));
-    f.inc(spans, SPAN.bytes);
+    const half = f.keep(i32x4.add(started, pick(started, started, 2, 3, 0, 1)));
+    const sum = i32x4.extractLane(i32x4.add(half, pick(half, half, 1, 0, 3, 2)), 0);
+    f.do(f32.store(spans, factor, FACTORS), i32.store(spans, sum, starts));
+    f.inc(spans, 4);
   });
   f.do(i32.store(to, unusable, UNUSABLE));
 }

@@ -31,17 +31,21 @@ export interface Reading {
 }
 
 /** The loop for so many dot products side by side. */
-export function reading({ k, b }: MatmulKernel, products: number, quick?: QuickReader): Reading {
+export function reading(
+  { k, b }: MatmulKernel,
+  products: number,
+  target: Target,
+  quick?: QuickReader,
+): Reading {
   const chunk = quick?.chunk ?? VECTOR;
   const along = Math.min(b.scale?.block[0] ?? k, quick?.span ?? k);
   let step = quick?.peak === undefined ? UNROLLED : UNROLLED_INTEGERS;
   while (step > chunk && (k % step || along % step)) step /= 2;
   const { parts, vectors, width } = quick ?? { parts: 1, vectors: 1, width: 4 };
-  // Sums of integers are done in one cycle; those of digits gain nothing by being split.
-  const sums =
-    quick?.peak === undefined
-      ? Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / products)))
-      : 1;
+  const most = Math.max(1, Math.min(step / VECTOR, Math.floor(SUMS / products)));
+  // Every span of integers starts its sums anew: few, and not long, wait for each other.
+  const integers = quick?.integers && target.wideVectors ? 2 : 1;
+  const sums = quick?.peak === undefined ? most : integers;
   const lanes = (16 * vectors) / width;
   return { ...(quick && { quick }), chunk, step, width, sums, parts, lanes, vectors, span: along };
 }
