@@ -388,6 +388,30 @@ test("training in bf16 multiplies gate and up as one, and learns what it does by
   expect(kinds(one).length).toBeLessThan(kinds(two).length);
 });
 
+test("training gathers no rows for the experts: their products take them from the tokens", () => {
+  const c = { ...v3, hiddenSize: 32 };
+  const rounded = (w: Tensor) => (w.rank > 1 ? cast(w, "bf16") : w);
+  const loss = (p: MoeParams, x: Tensor) => {
+    const narrow = treeMap(rounded, p) as MoeParams;
+    return sum(cast(moe({ ...narrow, gate: p.gate }, cast(x, "bf16"), c).output, "f32"));
+  };
+  const step = compile((p: MoeParams, x: Tensor) =>
+    valueAndGrad(loss, { argnums: [0, 1] as const })(p, x),
+  );
+  const x = normal(key(6), [2, 35, c.hiddenSize]);
+  const { program } = step.program(initMoe(c, key(4), 0.8), x);
+  const rows = 2 * 35 * c.numExpertsPerTok * c.hiddenSize;
+  const ofRows = program.steps.filter(({ writes, buffers }) =>
+    writes.some((slot) => program.buffers[buffers[slot]!]!.elements === rows),
+  );
+  // What experts put out, and the gradient of what they were given.
+  expect(ofRows.map(({ kernel }) => kernel.kind)).toEqual(["groupedMatmul", "groupedMatmul"]);
+  const lookups = program.steps.flatMap(({ kernel }) =>
+    kernel.kind === "groupedMatmul" ? [kernel.aRows, kernel.bRows] : [],
+  );
+  expect(lookups.filter((l) => l).map((l) => l!.extent)).toEqual([70, 70, 70, 70]);
+});
+
 test("padding reaches no expert, and other tokens get what they got without it", async () => {
   const p = params(v3);
   const x = normal(key(9), [2, 3, v3.hiddenSize]);

@@ -10,7 +10,7 @@ import { indexAt } from "../ops/shape.ts";
 import { sizeOf } from "../spec.ts";
 import { getBackend, type Node, type Tensor } from "../tensor.ts";
 import { Emitter, linear } from "./emit.ts";
-import { wholeView } from "./kernels.ts";
+import { wholeView } from "./operands.ts";
 import { isKernel, REDUCTIONS, type Roots, storedInParts } from "./roots.ts";
 
 export interface Unit {

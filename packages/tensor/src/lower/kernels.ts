@@ -1,9 +1,10 @@
 /** From the graph's matrix products, attention, sorts and scatters to kernels over strided views. */
-import type { AttentionShape, HeadsView, Kernel, MatrixView } from "../backend.ts";
+import type { AttentionShape, HeadsView, Kernel, MatrixView, RowLookup } from "../backend.ts";
 import { type DType, dtypeBytes } from "../dtype.ts";
 import { sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
 import { viewOf } from "./emit.ts";
+import { contiguous, lookedUp, operandOf, takenRows } from "./operands.ts";
 
 export interface LoweredKernel {
   readonly kernel: Kernel;
@@ -12,45 +13,15 @@ export interface LoweredKernel {
   readonly flops: number;
 }
 
-/** Operations whose kernels take whole tensors rather than views, and for which operands: [from, to). */
-const WHOLE: Readonly<Record<string, readonly [from: number, to: number]>> = {
-  topK: [0, Infinity],
-  countingSort: [0, Infinity],
-  cumsum: [0, Infinity],
-  scatter: [0, Infinity],
-  groupedRows: [2, 3],
-  groupedOuter: [2, 3],
-  attention: [3, Infinity],
-  attentionGrad: [4, Infinity],
-};
-
-/** The tensor that a kernel reads for operand i: what it is a view of, where the kernel takes views. */
-export function operandOf(node: Node, i: number): Tensor {
-  const t = node.inputs[i] as Tensor;
-  const view = viewOf(t);
-  if (view === undefined) return t;
-  const [from, to] = WHOLE[node.op] ?? [0, 0];
-  if (i < from || i >= to) return view.base;
-  // Of offsets as many are read as there are runs, and one.
-  return (node.op.startsWith("grouped") ? startView(t) : wholeView(t)) ?? t;
-}
-
-/** The tensor that has the same elements as `t` in the same order, if `t` is a view of one. */
-export function wholeView(t: Tensor): Tensor | undefined {
-  return viewOf(t)?.base.size === t.size ? startView(t) : undefined;
-}
-
-/** The tensor that begins with the elements of `t` in the same order, if `t` is a view of one. */
-function startView(t: Tensor): Tensor | undefined {
-  const view = viewOf(t);
-  if (view === undefined || view.offset !== 0) return undefined;
-  return view.strides.join() === contiguous(t.shape).join() ? view.base : undefined;
-}
-
 /** Collects the tensors that a kernel's slots stand for. */
 class Slots {
   readonly bound: Tensor[] = [];
   readonly writes: number[] = [];
+  readonly #roots: ReadonlySet<Tensor>;
+
+  constructor(roots: ReadonlySet<Tensor>) {
+    this.#roots = roots;
+  }
 
   of(t: Tensor): number {
     const known = this.bound.indexOf(t);
@@ -82,14 +53,20 @@ class Slots {
     return { ...plain, scale: { slot: s.slot, block, ...matrixStrides(s.strides) } };
   }
 
+  /** Operand i of a grouped product, whose rows may have to be looked up. */
+  rows(node: Node, i: number): { view: MatrixView; lookup?: RowLookup } {
+    const taken = takenRows(node, i);
+    if (taken === undefined || this.#roots.has(taken.rows))
+      return { view: this.matrix(at(node.inputs, i)) };
+    const [, indices] = lookedUp(taken);
+    const extent = taken.matrix.shape[0] as number;
+    return { view: this.matrix(taken.matrix), lookup: { slot: this.of(indices), extent } };
+  }
+
   heads(t: Tensor): HeadsView {
     const { slot, dtype, offset, strides } = this.view(t);
     return { slot, dtype, offset, strides: strides as unknown as HeadsView["strides"] };
   }
-}
-
-function contiguous(shape: readonly number[]): number[] {
-  return shape.map((d, a) => (d === 1 ? 0 : sizeOf(shape.slice(a + 1))));
 }
 
 function matrixStrides(strides: readonly number[]) {
@@ -143,6 +120,7 @@ const LOWER: Record<string, Lower> = {
       bBlock?: [number, number];
     };
     const scales = node.inputs.slice(3);
+    const a = aBlock ? { view: s.matrix(x, scales.shift(), aBlock) } : s.rows(node, 0);
     const kernel: Kernel = {
       kind: "groupedMatmul",
       form: "rows",
@@ -151,7 +129,7 @@ const LOWER: Record<string, Lower> = {
       k,
       n,
       offsets: s.of(operandOf(node, 2)),
-      a: s.matrix(x, aBlock && scales.shift(), aBlock),
+      a: a.view,
       b: s.matrix(w, bBlock && scales.shift(), bBlock),
       out: {
         slot: s.output(out),
@@ -159,14 +137,15 @@ const LOWER: Record<string, Lower> = {
         offset: 0,
         ...matrixStrides(contiguous(out.shape)),
       },
+      ...(a.lookup && { aRows: a.lookup }),
     };
     return { kernel, flops: 2 * rows * k * n };
   },
   groupedOuter(node, s) {
-    const [a, b] = node.inputs as [Tensor, Tensor];
+    const [a, b] = [s.rows(node, 0), s.rows(node, 1)];
     const out = at(node.outputs, 0);
     const [groups, k, n] = out.shape as [number, number, number];
-    const rows = a.shape[0] as number;
+    const rows = at(node.inputs, 0).shape[0] as number;
     const kernel: Kernel = {
       kind: "groupedMatmul",
       form: "groups",
@@ -175,14 +154,16 @@ const LOWER: Record<string, Lower> = {
       k,
       n,
       offsets: s.of(operandOf(node, 2)),
-      a: s.matrix(a),
-      b: s.matrix(b),
+      a: a.view,
+      b: b.view,
       out: {
         slot: s.output(out),
         dtype: out.dtype,
         offset: 0,
         ...matrixStrides(contiguous(out.shape)),
       },
+      ...(a.lookup && { aRows: a.lookup }),
+      ...(b.lookup && { bRows: b.lookup }),
     };
     return { kernel, flops: 2 * rows * k * n };
   },
@@ -327,10 +308,11 @@ function attentionFlops(a: AttentionShape): number {
   return 2 * pairs * (a.qkWidth + a.vWidth);
 }
 
-export function lowerKernel(node: Node): LoweredKernel {
+/** @param roots the tensors in memory. */
+export function lowerKernel(node: Node, roots: ReadonlySet<Tensor>): LoweredKernel {
   const lower = LOWER[node.op];
   if (lower === undefined) throw new Error(`internal: no kernel for ${node.op}`);
-  const slots = new Slots();
+  const slots = new Slots(roots);
   const { kernel, flops = 0 } = lower(node, slots);
   return { kernel, bound: slots.bound, writes: slots.writes, flops };
 }

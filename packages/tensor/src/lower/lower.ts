@@ -5,9 +5,10 @@ import { type Graph, nodeOf } from "../graph.ts";
 import { describe } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Entry, schedule, storedIn } from "./groups.ts";
-import { lowerKernel, operandOf, trafficOf, wholeView } from "./kernels.ts";
+import { lowerKernel, trafficOf } from "./kernels.ts";
 import { lowerGroup } from "./loops.ts";
 import { updatesInPlace } from "./merge.ts";
+import { operandsOf, wholeView } from "./operands.ts";
 import { planMemory } from "./plan.ts";
 import { chooseRoots } from "./roots.ts";
 
@@ -111,7 +112,7 @@ function draftSteps(
     const reads =
       entry.kind === "group"
         ? entry.units.flatMap((u) => [...u.reads])
-        : entry.node.inputs.map((_, i) => operandOf(entry.node, i));
+        : entry.node.inputs.flatMap((_, i) => operandsOf(entry.node, i, roots));
     for (const t of reads) {
       let readers = readBy.get(t);
       if (readers === undefined) {
@@ -125,7 +126,7 @@ function draftSteps(
   for (const entry of entries) {
     if (entry.kind === "kernel") {
       const out = entry.node.outputs[0] as Tensor;
-      const { kernel, bound, writes, flops } = lowerKernel(entry.node);
+      const { kernel, bound, writes, flops } = lowerKernel(entry.node, roots);
       if (entry.node.outputs.every((t) => t.size === 0)) continue;
       const label = `${entry.node.op} ${describe(out)}`;
       drafts.push({ step: { kernel, writes, label, flops, traffic: trafficOf(bound) }, bound });

@@ -5,7 +5,7 @@ import { opDef } from "../ops/registry.ts";
 import { sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
 import { sourceOf, viewOf } from "./emit.ts";
-import { operandOf } from "./kernels.ts";
+import { lookedUp, operandOf, type TakenRows, takenRows } from "./operands.ts";
 
 export const REDUCTIONS: ReadonlySet<string> = new Set(["sum", "reduceMax", "reduceMin"]);
 
@@ -39,15 +39,25 @@ export interface Roots {
 export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]): Roots {
   const live = liveNodes(nodes, outputs);
   const roots = new Set<Tensor>(outputs);
+  const taken: TakenRows[] = [];
   for (const node of live) {
     if (node.op === "input" || REDUCTIONS.has(node.op) || isKernel(node)) {
       for (const t of node.outputs) roots.add(t);
     }
     if (isKernel(node)) {
       node.inputs.forEach((_, i) => {
-        roots.add(operandOf(node, i));
+        const rows = takenRows(node, i);
+        if (rows) taken.push(rows);
+        else roots.add(operandOf(node, i));
       });
     }
+  }
+  // Rows that nobody needs in memory are looked up, unless a larger matrix were stored for that alone.
+  for (const rows of taken) {
+    const [matrix, indices] = lookedUp(rows);
+    if (roots.has(rows.rows)) continue;
+    if (roots.has(matrix) || matrix.size <= rows.rows.size) roots.add(matrix).add(indices);
+    else roots.add(rows.rows);
   }
 
   const uses = countUses(live);

@@ -14,7 +14,7 @@ import * as nn from "../nn.ts";
 import { attention } from "../ops/attention.ts";
 import { full, iota, zeros } from "../ops/create.ts";
 import * as indexed from "../ops/indexed.ts";
-import { dequantize, groupedMatmul, matmul } from "../ops/matrix.ts";
+import { dequantize, groupedMatmul, groupedOuter, matmul } from "../ops/matrix.ts";
 import * as p from "../ops/pointwise.ts";
 import * as r from "../ops/reduce.ts";
 import * as s from "../ops/shape.ts";
@@ -437,6 +437,12 @@ function matrixCases(): Case[] {
     [4, 0, 3],
   ];
   const offsets: Arg = { shape: [5], dtype: "i32", values: [0, 3, 3, 10, 12] };
+  /** For the rows of all runs and three more: rows from the first to the last, repeated and out of order. */
+  const someRows = (last: number, first = 0): Arg => ({
+    shape: [15],
+    dtype: "i32",
+    values: [4, first, first, last, 3, 1, 5, 4, 2, last, first, 2, 1, last, 3],
+  });
   const scaled = (x: Tensor) => ({ scale: x, block: [1, 4] as const });
   return [
     ...sizes.map(
@@ -585,6 +591,54 @@ function matrixCases(): Case[] {
       fn: (x, w, o) => groupedMatmul(x, w, o),
       grad: true,
     },
+    ...[false, true].map(
+      (transposeB): Case => ({
+        name: `groupedMatmul of taken rows${transposeB ? ", transposed weights" : ""}`,
+        args: [f(7, 12), transposeB ? f(4, 5, 12) : f(4, 12, 5), offsets, someRows(6)],
+        fn: (x, w, o, ids) => groupedMatmul(indexed.take(x, ids as Tensor), w, o, { transposeB }),
+        grad: true,
+      }),
+    ),
+    {
+      name: "groupedMatmul of taken rows that are results, too",
+      args: [f(7, 5), f(4, 5, 6), offsets, someRows(9, -1)],
+      fn: (x, w, o, ids) => {
+        const rows = indexed.take(x, ids as Tensor);
+        return [groupedMatmul(rows, w, o), rows];
+      },
+    },
+    {
+      name: "groupedMatmul of rows taken from a part of what is computed",
+      args: [f(9, 8), f(4, 5, 6), offsets, someRows(5)],
+      fn: (x, w, o, ids) => {
+        const part = s.slice(p.mul(x, 2), [2, 3], [8, 8]);
+        return groupedMatmul(indexed.take(part, ids as Tensor), w, o);
+      },
+      grad: true,
+    },
+    ...(["f32", "bf16"] as const).map(
+      (dtype): Case => ({
+        name: `grouped products in ${dtype} of rows taken of one matrix and of both, also from outside`,
+        args: [
+          { shape: [9, 64], dtype },
+          { shape: [11, 40], dtype },
+          { shape: [4, 48, 64], dtype },
+          { shape: [15, 40], dtype },
+          offsets,
+          someRows(13, -2),
+        ],
+        fn: (x, y, w, rows, o, ids) => {
+          const [a, b] = [indexed.take(x, ids as Tensor), indexed.take(y, ids as Tensor)];
+          return [
+            groupedMatmul(a, w, o as Tensor, { transposeB: true, dtype: "f32" }),
+            groupedOuter(a, b, o as Tensor, "f32"),
+            groupedOuter(b, a, o as Tensor, "f32"),
+            groupedOuter(rows as Tensor, a, o as Tensor, "f32"),
+            groupedOuter(a, rows as Tensor, o as Tensor, "f32"),
+          ];
+        },
+      }),
+    ),
     {
       name: "attention",
       args: [f(2, 6, 3, 8), f(2, 6, 3, 8), f(2, 6, 3, 4)],
