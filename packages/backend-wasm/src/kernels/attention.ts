@@ -145,7 +145,8 @@ function partsPhase(job: Job, nanoseconds: number): Phase {
         countParts();
         f.inc(all, own());
       });
-      const share = (task: Local<"i32">) => i32.divU(i32.mul(task, all), tasks);
+      // Rounded up: a single part is the first thread's first task, of two each thread has one.
+      const share = (task: Local<"i32">) => i32.divU(i32.add(i32.mul(task, all), tasks - 1), tasks);
       const item = f.local("i32", share(args.begin));
       const lastItem = f.keep(share(args.end));
       const firstItem = f.local("i32");
