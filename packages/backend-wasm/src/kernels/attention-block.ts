@@ -22,7 +22,7 @@ const LESS_ROWS = 4;
  */
 const mostRows = (target: Target): number => (target.wideVectors ? 2 * TILE_ROWS : TILE_ROWS);
 
-export interface Block {
+interface Block {
   /** Keys of a whole block. */
   readonly block: number;
   /** Sums of a tile. */
