@@ -107,6 +107,12 @@ test("after a storm of clients that give up, the next one is answered at once", 
   await expect.poll(() => engine.stats(), { timeout: 5000 }).toMatchObject(idle);
 }, 30_000);
 
+test("connections wait two minutes for the next request, and clients are told so", async () => {
+  const { server } = await serveTiny();
+  const health = await fetch(`${server.url}/health`);
+  expect(health.headers.get("keep-alive")).toBe("timeout=120");
+});
+
 test("closing lets answers at work end, and takes no new ones", async () => {
   const { client, server, engine } = await serveTiny();
   const answer = client.chat.completions.create({ ...endless, max_tokens: 200 });

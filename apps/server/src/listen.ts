@@ -31,6 +31,9 @@ function closeIdle(server: Server, milliseconds: number): void {
     asked.set(request.socket, request);
     response.once("close", () => asked.delete(request.socket));
   });
+  // Node closes connections between requests after 5 seconds, under the hands of clients that keep them for
+  // the next one, and of proxies, which often do so for a minute.
+  server.keepAliveTimeout = milliseconds;
   server.setTimeout(milliseconds, (socket) => {
     const answering = asked.get(socket)?.complete && socket.writableLength === 0;
     if (answering) socket.setTimeout(milliseconds);
