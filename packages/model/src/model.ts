@@ -200,7 +200,7 @@ export function mtpInput(
   return linear(both, fp8 ? inFp8(p.ehProj) : narrow(p.ehProj, h)); // [B, T, D]
 }
 
-/** Logits in f32 of normalised hidden states [B, T, D]. */
+/** Logits [B, T, V] of normalised hidden states [B, T, D]. */
 export function head(params: ModelParams, normed: Tensor, dtype: ComputeDtype = "f32"): Tensor {
   return matmul(normed, narrow(params.lmHead, normed), { transposeB: true, dtype });
 }

@@ -1,6 +1,7 @@
 /**
  * Whether the GPU of this machine computes what it should: the conformance suite, a case for each way
- * that kernels are lowered, and the model and its training beside transformers' values. Needs Node and the sources alone, as `pack.ts` packs them.
+ * that kernels are lowered, and the model and its training beside transformers' values. Needs Node and
+ * the sources alone, as `pack.ts` packs them.
  */
 import { cudaBackend } from "@dsv3/backend-cuda";
 import { conformance, referenceBackend } from "@dsv3/tensor/testing";

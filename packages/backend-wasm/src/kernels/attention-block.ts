@@ -9,6 +9,7 @@ import { type Func, f32x4, i32, type Local, v128 } from "../asm.ts";
 import type { PhaseArguments, Target } from "../kernel.ts";
 import type { BlockRows } from "./attention-keys.ts";
 import { exp2 } from "./attention-math.ts";
+import { OUTPUTS_AT, SUM_AT } from "./attention-plan.ts";
 import { LANES, leastSeen, sees } from "./attention-view.ts";
 import { multiplyAdd, TILE_ROWS, tile, zeroSums } from "./matmul-tile.ts";
 
@@ -145,12 +146,12 @@ export function weightBlock(
   });
   for (const { j, old, top, sum } of lanes) {
     const factor = f.keep(exp2(f, target, f32x4.sub(old, top)));
-    const before = f32x4.mul(v128.load(state, 32 + 16 * j), factor);
+    const before = f32x4.mul(v128.load(state, SUM_AT + 16 * j), factor);
     f.do(v128.store(state, top, 16 * j));
-    f.do(v128.store(state, f32x4.add(before, sum), 32 + 16 * j));
+    f.do(v128.store(state, f32x4.add(before, sum), SUM_AT + 16 * j));
     f.do(v128.store(end, factor, 16 * j));
   }
-  const to = f.local("i32", i32.add(state, 64));
+  const to = f.local("i32", i32.add(state, OUTPUTS_AT));
   const column = f.local("i32", values.first);
   const [x, y, n] = [f.local("i32"), f.local("i32"), f.local("i32")];
   for (const { rows, count } of tileRows(kernel.vWidth, target)) {

@@ -9,15 +9,13 @@ import { type Func, f32x4, i32, type Local, memoryFill, type Value, v128 } from 
 import { encode, storeCode, storeCodes } from "../convert.ts";
 import type { PhaseArguments, Target } from "../kernel.ts";
 import { exp2, ln } from "./attention-math.ts";
-import { type Plan, rowStride } from "./attention-plan.ts";
+import { OUTPUTS_AT, type Plan, rowStride, SUM_AT } from "./attention-plan.ts";
 import { headAddress, LANES, packMatrix, writeSight } from "./attention-view.ts";
 import { transpose4 } from "./matmul-pack.ts";
 import { multiplyAdd } from "./matmul-tile.ts";
 
 /** Maximum of no scores: finite, so that differences stay numbers. */
 const LOWEST = -3e38;
-const SUM_AT = 32;
-const OUTPUTS_AT = 64;
 
 /** Rows of a sequence that go through its keys together. */
 export interface Rows {

@@ -13,6 +13,9 @@ const MOST_PARTS = 32;
 
 /** Tasks that keep all threads busy, and the most memory that the states of parts may take to get as many. */
 export const WANTED_TASKS = 64;
+/** Places in a panel's state, which begins with the maximum. */
+export const SUM_AT = 32;
+export const OUTPUTS_AT = 64;
 const MOST_STATE_BYTES = 2 ** 26;
 
 const ceilDiv = (a: number, b: number) => Math.ceil(a / b);
@@ -66,7 +69,7 @@ export function planAttention(kernel: AttentionShape & { q: HeadsView; out: Head
   const parts = ceilDiv(blocks, partBlocks);
   const queryBytes = qkWidth * LANES * 4;
   const outer = (heads * queries) / rows;
-  const stateBytes = 64 + 4 * ceilDiv(vWidth, 4) * LANES * 4;
+  const stateBytes = OUTPUTS_AT + 4 * ceilDiv(vWidth, 4) * LANES * 4;
   const allStateBytes = batch * outer * parts * panels * stateBytes;
   return {
     times,
