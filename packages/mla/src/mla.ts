@@ -17,6 +17,7 @@ import {
   type Dropout,
   expandDims,
   linear,
+  linears,
   matmul,
   permute,
   reshape,
@@ -58,8 +59,7 @@ export function mla(
   c: MlaConfig,
   { segments, dropout }: MlaOptions = {},
 ): Tensor {
-  const { qNope, qRope } = queries(p, x, rope, c);
-  const { cKv, kRope } = latents(p, x, rope, c);
+  const { qNope, qRope, cKv, kRope } = projections(p, x, rope, c);
   const { q, k, v } = expanded(p, qNope, qRope, cKv, kRope, c);
   const scale = softmaxScale(c);
   const o = dropout
@@ -82,8 +82,7 @@ export function mlaCached<K extends LatentCache>(
   c: MlaConfig,
   form: "expanded" | "absorbed" = cheaperForm(c, x.shape[1]!),
 ): { output: Tensor; cache: K } {
-  const { qNope, qRope } = queries(p, x, step.rope, c);
-  const { cKv, kRope } = latents(p, x, step.rope, c);
+  const { qNope, qRope, cKv, kRope } = projections(p, x, step.rope, c);
   const stored = appendLatents(cache, concat([cKv, kRope], 2), step);
 
   let o: Tensor; // [B, T, H, V]
@@ -107,24 +106,26 @@ export function cheaperForm(c: MlaConfig, tokens: number): "expanded" | "absorbe
   return C * (N + V) + tokens * (N + R + V) < tokens * (2 * C + R) ? "expanded" : "absorbed";
 }
 
-/** Queries of every head, without position and rotated: [B, T, H, N] and [B, T, H, R]. */
-function queries(p: MlaParams, x: Tensor, rope: RopeTables, c: MlaConfig) {
+/**
+ * What x is projected to: queries of every head, without position [B, T, H, N] and rotated
+ * [B, T, H, R] (eq. 6-9), and what the cache keeps (eq. 1-4), the normalised latent [B, T, C] and
+ * the shared rotated key [B, T, R].
+ */
+function projections(p: MlaParams, x: Tensor, rope: RopeTables, c: MlaConfig) {
   const [B, T] = x.shape as [number, number];
-  const q =
-    "qProj" in p
-      ? linear(x, p.qProj)
-      : linear(rmsNorm(linear(x, p.qAProj), p.qALayernorm, LATENT_NORM_EPS), p.qBProj); // eq. 6-8
-  const heads = reshape(q, [B, T, c.numAttentionHeads, c.qkNopeHeadDim + c.qkRopeHeadDim]);
-  const [qNope, qRope] = split(heads, [c.qkNopeHeadDim, c.qkRopeHeadDim], 3) as [Tensor, Tensor];
-  return { qNope, qRope: rotate(qRope, rope, c) }; // eq. 9
-}
+  const { kvLoraRank: C, qkNopeHeadDim: N, qkRopeHeadDim: R } = c;
+  const first = "qProj" in p ? p.qProj : p.qAProj;
+  const [qOrLatent, down] = linears(x, [first, p.kvAProjWithMqa]) as [Tensor, Tensor];
 
-/** What the cache keeps (eq. 1-4): the normalised latent [B, T, C], the shared rotated key [B, T, R]. */
-function latents(p: MlaParams, x: Tensor, rope: RopeTables, c: MlaConfig) {
-  const down = linear(x, p.kvAProjWithMqa); // [B, T, C + R]
-  const [cKv, kRope] = split(down, [c.kvLoraRank, c.qkRopeHeadDim], 2) as [Tensor, Tensor];
-  const [B, T, R] = kRope.shape as [number, number, number];
+  const q =
+    "qProj" in p ? qOrLatent : linear(rmsNorm(qOrLatent, p.qALayernorm, LATENT_NORM_EPS), p.qBProj);
+  const heads = reshape(q, [B, T, c.numAttentionHeads, N + R]);
+  const [qNope, qRope] = split(heads, [N, R], 3) as [Tensor, Tensor];
+
+  const [cKv, kRope] = split(down, [C, R], 2) as [Tensor, Tensor];
   return {
+    qNope,
+    qRope: rotate(qRope, rope, c),
     cKv: rmsNorm(cKv, p.kvALayernorm, LATENT_NORM_EPS),
     kRope: reshape(rotate(reshape(kRope, [B, T, 1, R]), rope, c), [B, T, R]),
   };
