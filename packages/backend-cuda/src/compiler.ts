@@ -22,6 +22,11 @@ export interface UnitCompiler {
   dispose(): void;
 }
 
+/** What every kernel is compiled with. */
+export function cudaOptions(arch: string): readonly string[] {
+  return [`--gpu-architecture=${arch}`, "--std=c++17", "--extra-device-vectorization"];
+}
+
 /** NVRTC on worker threads, at most eight. */
 export class NvrtcThreads implements UnitCompiler {
   readonly identity: string;
@@ -34,7 +39,7 @@ export class NvrtcThreads implements UnitCompiler {
 
   constructor(path: string, version: string, arch: string) {
     this.#path = path;
-    this.#options = [`--gpu-architecture=${arch}`, "--std=c++17", "--extra-device-vectorization"];
+    this.#options = cudaOptions(arch);
     this.identity = `nvrtc ${version} ${this.#options.join(" ")}`;
   }
 

@@ -45,6 +45,25 @@ export class Nvrtc {
 
   /** @throws CompileError with the compiler's log */
   compile(source: string, options: readonly string[]): Uint8Array {
+    return this.#build(source, options, (program) => {
+      const size = [0];
+      this.#cubinSize(program, size);
+      const cubin = Buffer.alloc(Number(size[0]));
+      this.#cubin(program, cubin);
+      return cubin;
+    });
+  }
+
+  /**
+   * What compiler and assembler say of a source that they accept: warnings, registers, spills.
+   * @throws CompileError with the compiler's log
+   */
+  report(source: string, options: readonly string[]): string {
+    const verbose = [...options, "--ptxas-options=-v"];
+    return this.#build(source, verbose, (program) => this.#text(program));
+  }
+
+  #build<R>(source: string, options: readonly string[], result: (program: number) => R): R {
     const out = [0];
     if (this.#create(out, source, "dsv3.cu", 0, null, null) !== 0) {
       throw new CompileError("NVRTC could not make a program");
@@ -58,11 +77,7 @@ export class Nvrtc {
             `${options.join(" ")}):\n${this.#text(program)}`,
         );
       }
-      const size = [0];
-      this.#cubinSize(program, size);
-      const cubin = Buffer.alloc(Number(size[0]));
-      this.#cubin(program, cubin);
-      return cubin;
+      return result(program);
     } finally {
       this.#destroy(out);
     }

@@ -23,22 +23,26 @@ import {
 } from "./attention-shape.ts";
 import { constants, hopper, roundUp, type Tile, tile } from "./hopper.ts";
 
-/** Row limits, the visibility of a score, and the online softmax over one tile of scores. */
+/** The visibility of a score, and the online softmax over one tile of scores. */
 export const ONLINE_SOFTMAX = `
-// Scores s of two rows; m: their running maximum (unscaled), l: this thread's share of the running
-// sum, alpha: what to scale earlier results by. visible(i) tells whether score i may be seen.
+// Scores s of two rows; top: raised to their maximum (unscaled). visible(i) tells whether score i may be seen.
 template <bool MASKED, int N, class Visible>
-DEVICE void online_softmax(f32 (&s)[N], f32 (&m)[2], f32 (&l)[2], f32 (&alpha)[2], Visible visible) {
+DEVICE void raise_to_scores(f32 (&s)[N], f32 (&top)[2], Visible visible) {
   if (MASKED) {
     #pragma unroll
     for (int i = 0; i < N; ++i) if (!visible(i)) s[i] = -INF;
   }
-  f32 top[2] = {m[0], m[1]}, base[2], sum[2] = {0, 0};
   #pragma unroll
   for (int i = 0; i < N; ++i) top[i >> 1 & 1] = fmaxf(top[i >> 1 & 1], s[i]);
   #pragma unroll
+  for (int h = 0; h < 2; ++h) top[h] = quad_max(top[h]);
+}
+// Scores become probabilities. m: the running maximum, which becomes top; l: this thread's share of the
+// running sum; alpha: what to scale earlier results by.
+template <int N> DEVICE void to_probabilities(f32 (&s)[N], const f32 (&top)[2], f32 (&m)[2], f32 (&l)[2], f32 (&alpha)[2]) {
+  f32 base[2], sum[2] = {0, 0};
+  #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    top[h] = quad_max(top[h]);
     base[h] = top[h] == -INF ? 0.0f : top[h] * SCALE_LOG2;
     alpha[h] = exp2_fast(m[h] * SCALE_LOG2 - base[h]);
     m[h] = top[h];
@@ -50,6 +54,12 @@ DEVICE void online_softmax(f32 (&s)[N], f32 (&m)[2], f32 (&l)[2], f32 (&alpha)[2
   }
   l[0] = l[0] * alpha[0] + sum[0];
   l[1] = l[1] * alpha[1] + sum[1];
+}
+template <bool MASKED, int N, class Visible>
+DEVICE void online_softmax(f32 (&s)[N], f32 (&m)[2], f32 (&l)[2], f32 (&alpha)[2], Visible visible) {
+  f32 top[2] = {m[0], m[1]};
+  raise_to_scores<MASKED>(s, top, visible);
+  to_probabilities(s, top, m, l, alpha);
 }
 `;
 

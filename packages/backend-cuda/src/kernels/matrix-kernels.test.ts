@@ -13,7 +13,7 @@ import { hopperGroupedMatmul, tileWidth } from "./grouped-matmul.ts";
 import { plainGroupedMatmul } from "./grouped-plain.ts";
 import { roundUp, tile } from "./hopper.ts";
 import { lower } from "./index.ts";
-import { splitCount } from "./mla-decode.ts";
+import { splitCount } from "./mla-parts.ts";
 
 type Float = "bf16" | "f32";
 

@@ -5,8 +5,12 @@
  *
  * - a block takes 64 rows (queries × heads) of one sequence and copies each tile of 64 keys once;
  *   scores read it along its columns and values along its rows, from the same shared memory;
- * - two warpgroups each compute all scores and half of the output's columns (512 f32 accumulators a
- *   row do not fit in one warpgroup's registers); a third copies;
+ * - two warpgroups each compute half of the output's columns (512 f32 accumulators a row do not fit in
+ *   one warpgroup's registers); a third copies;
+ * - each of them computes all scores, or where rows are many, so that the tensor cores are the limit,
+ *   those of every other tile, and they exchange maxima and probabilities (FlashMLA shares them, too);
+ * - a tile arrives and is given back in three sections: what only scores read, and either half of the
+ *   values. Two tiles are all that fit beside 64 queries of 576, so copies must not wait for whole ones;
  * - the keys of a sequence are split over as many blocks as fill the device, by its length on the
  *   device, and a second kernel combines their results (as in FlashDecoding and FlashMLA).
  */
@@ -15,29 +19,18 @@ import type { DeviceInfo, Launch, Lowered, TensorMap } from "../kernel.ts";
 import { ONLINE_SOFTMAX } from "./attention-flash.ts";
 import { at, copyable, f32, isEmpty, masks, shapeConstants, viewArg } from "./attention-shape.ts";
 import { constants, hopper, roundUp, tile } from "./hopper.ts";
+import { ALONE, PAIRS } from "./mla-decode-loops.ts";
+import { combineParts, splitCount } from "./mla-parts.ts";
 
 const ROWS = 64;
 const KEYS = 64;
+/** Bytes for the barriers of three rings of up to four stages and one more, and two numbers a row. */
+const EXTRA = 256 + 2 * ROWS * 4;
 
 /** Is v the first columns of k, in the same memory? */
 function sharesMemory(k: AttentionKernel): boolean {
   const same = [0, 1, 3].every((axis) => k.k.strides[axis] === k.v.strides[axis]);
   return k.k.slot === k.v.slot && k.k.offset === k.v.offset && same && k.vWidth <= k.qkWidth;
-}
-
-/**
- * Into how many parts to split the keys: the count that wastes least, where blocks run in waves over
- * the multiprocessors and every block costs about one tile's time extra.
- */
-export function splitCount(blocks: number, keyTiles: number, multiprocessors: number): number {
-  let best = 1;
-  let bestTime = Infinity;
-  for (let splits = 1; splits <= Math.min(keyTiles, 64); splits++) {
-    const waves = Math.ceil((blocks * splits) / multiprocessors);
-    const time = waves * (Math.ceil(keyTiles / splits) + (splits > 1 ? 1.5 : 1));
-    if (time < bestTime * 0.98) [best, bestTime] = [splits, time];
-  }
-  return best;
 }
 
 /** Takes bf16 with one key head whose values are the first columns of its keys. */
@@ -50,9 +43,9 @@ export function mlaDecode(k: AttentionKernel, device: DeviceInfo): Lowered | und
   const q = tile(ROWS, k.qkWidth, half);
   const kt = tile(KEYS, k.qkWidth, half);
   if (half > 256 || half * 2 > kt.width) return undefined;
-  const stages = Math.min(4, Math.floor((device.sharedPerBlock - 128 - q.bytes) / kt.bytes));
+  const stages = Math.min(4, Math.floor((device.sharedPerBlock - EXTRA - q.bytes) / kt.bytes));
   if (stages < 2) return undefined;
-  const shared = q.bytes + stages * kt.bytes + 128;
+  const shared = q.bytes + stages * kt.bytes + EXTRA;
 
   const rows = k.queries * k.heads;
   const rowTiles = Math.ceil(rows / ROWS);
@@ -82,20 +75,40 @@ export function mlaDecode(k: AttentionKernel, device: DeviceInfo): Lowered | und
     swizzle: q.panel === 64 ? 128 : q.panel === 32 ? 64 : 32,
   };
 
+  // Columns of the sections, in the order in which scores read them.
+  const sections = [
+    { from: half * 2, to: kt.width },
+    { from: 0, to: half },
+    { from: half, to: half * 2 },
+  ];
+
+  // A tile's probabilities lie where its first section was.
+  const inPairs = rows > ROWS && kt.width - half * 2 >= KEYS;
+
   const source = `${hopper([KEYS, half])}${shapeConstants(k)}${constants({
     BM: ROWS,
     BN: KEYS,
     QK: q.width,
     PANEL: q.panel,
     HALF: half,
+    REST: kt.width - half * 2,
     STAGES: stages,
     K_AT: q.bytes,
     K_BYTES: kt.bytes,
-    BARS: shared - 128,
+    BARS: shared - EXTRA,
+    TOPS: shared - 2 * ROWS * 4,
     ROW_COUNT: rows,
     SPLITS: splits,
   })}constexpr f32 SCALE_LOG2 = ${f32(k.scale * Math.LOG2E)}, LN2 = ${f32(Math.LN2)};
 ${ONLINE_SOFTMAX}
+// s = or += q kᵀ over so many columns, left running
+template <int COLUMNS, bool FIRST, int N> DEVICE void add_scores(f32 (&s)[N], u64 q, u64 k) {
+  wgmma_begin();
+  #pragma unroll
+  for (int i = 0; i < COLUMNS / 16; ++i)
+    wgmma_ss<0, 0>(s, q + k_step<PANEL, BM>(i), k + k_step<PANEL, BN>(i), !FIRST || i > 0);
+  wgmma_commit();
+}
 DEVICE void write_lse(f32* lse, int b, int row, f32 log2_sum) {
   lse[((i64)b * HEADS + row % HEADS) * QUERIES + row / HEADS] = log2_sum * LN2;
 }
@@ -115,10 +128,11 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
   const int unmasked = max(0, CAUSAL ? min(length, first + 1) : length) / BN;
 
   const u32 q_full = shared + BARS;
-  Ring<STAGES> ring(q_full + 8);
+  Ring<STAGES> ring(q_full + 8); // of the first section; the others' barriers follow
+  constexpr u32 SECTION = 16 * STAGES;
   if (threadIdx.x == 0) {
     barrier_init(q_full, 128);
-    ring.init(128, 8);
+    for (int i = 0; i < 3; ++i) Ring<STAGES>(q_full + 8 + i * SECTION).init(32, ${inPairs ? "i == 0 ? 4 : 8" : "8"});
     fence_async();
   }
   __syncthreads();
@@ -131,30 +145,34 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
         return row < ROW_COUNT ? q + ${at(k.q, "b", "row / HEADS", "row % HEADS")} : nullptr; });
       copies_arrive(q_full);
     }
-    for (int j = to - 1; j >= from; --j) {
-      const u32 stage = shared + K_AT + ring.stage * K_BYTES;
+    const int warp = thread >> 5, lane = thread & 31; // a warp for each section
+    for (int j = to - 1; warp < 3 && j >= from; --j) {
+      const u32 stage = shared + K_AT + ring.stage * K_BYTES, full = ring.full() + warp * SECTION;
+      barrier_wait(ring.empty() + warp * SECTION, ring.phase ^ 1);
+      ring.next();
       ${
         boxes
           ? `if ((j + 1) * BN <= length) { // a whole tile, in one page: the bulk copy engine
-        const int at = ${boxes.batch};
-        ring.wait_empty();
-        if (thread == 0) {
-          barrier_expect(ring.full(), K_BYTES);
-          #pragma unroll
-          for (int p = 0; p < QK / PANEL; ++p)
-            copy_box(stage + p * (BN * PANEL * 2), &k_map, p * PANEL, ${boxes.time}, at, ring.full());
-        } else barrier_arrive(ring.full());
-        ring.next();
+        if (lane == 0) {
+          const int start = warp == 0 ? 2 * HALF : (warp - 1) * HALF, end = warp == 0 ? QK : warp * HALF;
+          const int at = ${boxes.batch};
+          barrier_expect(full, (end - start) * BN * 2);
+          for (int c = start; c < end; c += PANEL) copy_box(stage + c * (BN * 2), &k_map, c, ${boxes.time}, at, full);
+        } else barrier_arrive(full);
         continue;
       }`
           : ""
       }
-      ring.wait_empty();
-      copy_tile<BN, QK_WIDTH, QK, PANEL, 128>(stage, thread, k, [&](int r) {
+      ${sections
+        .map(({ from, to }, i) =>
+          to > from
+            ? `if (warp == ${i}) copy_tile<BN, ${Math.max(0, Math.min(k.qkWidth, to) - from)}, ${to - from}, PANEL, 32>(stage + ${from * KEYS * 2}, lane, k, [&](int r) {
         const int s = j * BN + r;
-        return s < length ? k + ${mask.key(k.k, "b", "s", "0")} : nullptr; });
-      copies_arrive(ring.full());
-      ring.next();
+        return s < length ? k + ${mask.key(k.k, "b", "s", "0")} + ${from} : nullptr; });`
+            : "",
+        )
+        .join("\n      ")}
+      copies_arrive(full);
     }
     copies_wait_all();
   } else {
@@ -170,54 +188,41 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
     for (int i = 0; i < HALF / 2; ++i) o[i] = 0;
     const u64 q_desc = k_major<PANEL>(shared);
 
-    const auto scores = [&](int stage) { // s = q kᵀ, left running
-      const u64 a = fresh(q_desc);
-      const u64 k_desc = k_major<PANEL>(shared + K_AT + stage * K_BYTES);
+    const auto scores = [&](const Ring<STAGES>& ring) { // s = q kᵀ, left running
+      const u64 a = fresh(q_desc), b = k_major<PANEL>(shared + K_AT + ring.stage * K_BYTES);
       pin(s);
-      wgmma_begin();
-      #pragma unroll
-      for (int i = 0; i < QK / 16; ++i)
-        wgmma_ss<0, 0>(s, a + k_step<PANEL, BM>(i), k_desc + k_step<PANEL, BN>(i), i > 0);
-      wgmma_commit();
+      wait_tile(ring.full(), ring.phase);
+      add_scores<REST, true>(s, a + k_step<PANEL, BM>(2 * HALF / 16), b + k_step<PANEL, BN>(2 * HALF / 16));
+      wait_tile(ring.full() + SECTION, ring.phase);
+      add_scores<HALF, REST == 0>(s, a, b);
+      wait_tile(ring.full() + 2 * SECTION, ring.phase);
+      add_scores<HALF, false>(s, a + k_step<PANEL, BM>(HALF / 16), b + k_step<PANEL, BN>(HALF / 16));
     };
-    const auto values = [&](int stage) { // o += p v, left running
+    const auto values = [&](int stage, u32 (&p)[BN / 4]) { // o += p v, left running
       const u64 v_desc = mn_major<PANEL, BN>(shared + K_AT + stage * K_BYTES + part_of_v * (HALF / PANEL) * (BN * PANEL * 2));
-      pin(o);
       wgmma_begin();
       #pragma unroll
       for (int i = 0; i < BN / 16; ++i) wgmma_rs<1>(o, p + 4 * i, v_desc + mn_step<PANEL>(i), 1);
       wgmma_commit();
     };
-    int j = to - 1;
-    const auto visible = [&](int i) {
-      return j * BN + (i >> 2) * 8 + (lane & 3) * 2 + (i & 1) < limit[i >> 1 & 1];
-    };
-    // One warpgroup's softmax overlaps the other's products; running ahead within one would hold two
-    // stages, and with only two of them leave no time for copies.
-    if (from < to) wait_tile(q_full, 0);
-    for (; j >= from; --j) {
-      ring.wait_full();
-      scores(ring.stage);
-      wgmma_wait<0>();
-      pin(s);
-      if (j >= unmasked) online_softmax<true>(s, m, l, alpha, visible);
-      else online_softmax<false>(s, m, l, alpha, visible);
+    const auto rescale = [&]() {
       if (__any_sync(FULL, alpha[0] != 1.0f || alpha[1] != 1.0f)) {
         #pragma unroll
         for (int i = 0; i < HALF / 2; ++i) o[i] *= alpha[i >> 1 & 1];
       }
-      to_operand(s, p);
-      values(ring.stage);
-      wgmma_wait<0>();
-      pin(o);
-      pin(p);
-      if (lane == 0) barrier_arrive(ring.empty());
-      ring.next();
-    }
+    };
+    const auto release = [&](const Ring<STAGES>& ring, int section) {
+      if (lane == 0) barrier_arrive(ring.empty() + section * SECTION);
+    };
+    int j = to - 1; // the tile of s
+    const auto visible = [&](int i) {
+      return j * BN + (i >> 2) * 8 + (lane & 3) * 2 + (i & 1) < limit[i >> 1 & 1];
+    };
+    if (from < to) wait_tile(q_full, 0);
+${inPairs ? PAIRS : ALONE}
     f32 factor[2];
     #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      l[i] = quad_sum(l[i]);
       factor[i] = l[i] > 0 ? 1.0f / l[i] : 0.0f;
       const f32 log2_sum = l[i] > 0 ? m[i] * SCALE_LOG2 + log2f(l[i]) : -INF;
       if (part_of_v == 0 && (lane & 3) == 0 && row[i] < ROW_COUNT) {
@@ -241,38 +246,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
     }
   }
 }
-
-// One block a row: the parts' results weighted by their shares of the softmax. Empty parts wrote no o.
-extern "C" __global__ void __launch_bounds__(128) mla_combine(bf16* __restrict__ out, f32* __restrict__ lse,
-    const f32* __restrict__ partial, const f32* __restrict__ partial_lse) {
-  __shared__ f32 weights[SPLITS];
-  const int b = blockIdx.x / ROW_COUNT, row = blockIdx.x % ROW_COUNT, lane = threadIdx.x & 31;
-  const f32* logs = partial_lse + (i64)blockIdx.x * SPLITS;
-  f32 top = -INF, sum = 0; // by every warp for itself
-  for (int i = lane; i < SPLITS; i += 32) top = fmaxf(top, logs[i]);
-  top = warp_max(top);
-  for (int i = lane; i < SPLITS; i += 32) {
-    const f32 w = logs[i] == -INF ? 0.0f : exp2f(logs[i] - top);
-    sum += w;
-    if (threadIdx.x < 32) weights[i] = w;
-  }
-  sum = warp_sum(sum);
-  const f32 factor = sum > 0 ? 1.0f / sum : 0.0f;
-  __syncthreads();
-  bf16* to = out + ${at(k.out, "b", "row / HEADS", "row % HEADS")};
-  for (int c = threadIdx.x * 4; c < V_WIDTH; c += 512) {
-    float4 o = make_float4(0, 0, 0, 0);
-    #pragma unroll 8
-    for (int i = 0; i < SPLITS; ++i) {
-      const f32 w = weights[i];
-      const float4 x = *(const float4*)(partial + ((i64)blockIdx.x * SPLITS + i) * V_WIDTH + c);
-      if (w > 0) { o.x += w * x.x; o.y += w * x.y; o.z += w * x.z; o.w += w * x.w; }
-    }
-    *(uint2*)(to + c) = make_uint2(pack(o.x * factor, o.y * factor), pack(o.z * factor, o.w * factor));
-  }
-  if (threadIdx.x == 0) write_lse(lse, b, row, sum > 0 ? top + log2f(sum) : -INF);
-}
-`;
+${combineParts(k)}`;
   const lseAt = roundUp(partialBytes, 256);
   const decode: Launch = {
     entry: "mla_decode",

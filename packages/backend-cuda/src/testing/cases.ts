@@ -5,6 +5,7 @@
  */
 import {
   add,
+  attention,
   type Backend,
   cast,
   compile,
@@ -24,6 +25,7 @@ import {
   scope,
   setBackend,
   silu,
+  sliceAxis,
   softmax,
   sub,
   sum,
@@ -139,6 +141,25 @@ export const PATH_CASES: readonly PathCase[] = [
     tolerance: 1e-2,
   },
   { name: "gathered rows", args: [of("bf16", 500, 256), ids(500, 77)], fn: (a, i) => take(a, i) },
+  // Batch, queries, heads, keys: one part of the keys or several, odd and even counts of tiles, more
+  // rows than one block takes and fewer, lengths that end anywhere.
+  ...[
+    [3, 1, 70, 450],
+    [2, 3, 30, 256],
+    [35, 1, 66, 70],
+    [3, 1, 16, 500],
+    [1, 1, 128, 20],
+  ].map(([batch, queries, heads, keys]) => ({
+    name: `latents: ${batch} × ${queries} queries of ${heads} heads, ${keys} keys`,
+    args: [
+      of("bf16", batch as number, queries as number, heads as number, 576),
+      of("bf16", batch as number, keys as number, 1, 576),
+      ids((keys as number) + 1, batch as number),
+    ],
+    fn: (q: Tensor, k: Tensor, lengths: Tensor) =>
+      attention(q, k, sliceAxis(k, 3, 0, 512), { scale: 0.05, causal: true, lengths }),
+    tolerance: 3e-3,
+  })),
   { name: "top 8 of 256", args: [x(61, 256)], fn: (a) => Object.values(topK(a, 8)) },
   {
     name: "top 40 of 100, many of them equal",
