@@ -57,6 +57,7 @@ class CudaBuffer implements DeviceBuffer {
 export class CudaBackend implements Backend {
   readonly name = "cuda";
   readonly keepsRows = true;
+  readonly quantizes = true;
   readonly #device: Device;
   readonly #compiler: KernelCompiler;
   readonly #close: () => void;

@@ -23,6 +23,7 @@ export type {
   MatrixView,
   MemoryStats,
   Program,
+  QuantizeKernel,
   Reduce,
   RowLookup,
   ScatterKernel,

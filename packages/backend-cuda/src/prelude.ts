@@ -48,6 +48,7 @@ DEVICE u32 f8x2_to_f16x2(u16 pair, f8e4m3) { u32 r; asm("cvt.rn.f16x2.e4m3x2 %0,
 DEVICE u32 f8x2_to_f16x2(u16 pair, f8e5m2) { u32 r; asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(r) : "h"(pair)); return r; }
 DEVICE f32 to_f32(f8e4m3 x) { f16 h; h.bits = (u16)f8x2_to_f16x2(x.bits, x); return to_f32(h); }
 DEVICE f32 to_f32(f8e5m2 x) { f16 h; h.bits = (u16)((u32)x.bits << 8); return to_f32(h); }
+DEVICE u32 to_e4m3x2(f32 low, f32 high) { u16 r; asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low)); return r; }
 
 template <class T> struct Narrow;
 template <class T> DEVICE T from_f32(f32 x) { return Narrow<T>::from(x); }

@@ -29,6 +29,8 @@ export interface Backend {
    * and store what would be computed twice.
    */
   readonly keepsRows?: boolean;
+  /** Whether it has the kernel "quantize". Programs for others quantise in loops. */
+  readonly quantizes?: boolean;
   /** Uninitialised memory, aligned to 64 bytes or more. Zero bytes are allowed. */
   alloc(bytes: number): DeviceBuffer;
   free(buffer: DeviceBuffer): void;
@@ -151,6 +153,9 @@ export interface MatmulKernel {
  *
  * Rows may be looked up: with `aRows`, row r of `a` is row aRows[r] of the matrix that its view shows,
  * unscaled; `bRows` does the same for `b` in "groups".
+ *
+ * Operands of "groups" that have scales have them for blocks of 128 × 1, and every run starts at a
+ * multiple of 128: a block is of one run.
  */
 export interface GroupedMatmulKernel {
   readonly kind: "groupedMatmul";
@@ -295,6 +300,36 @@ export interface ScatterKernel {
   readonly out: number;
 }
 
+/**
+ * x [rows, width] in E4M3 for products along its rows and for products along its columns. 128 numbers
+ * along the contraction share a scale: the least power of two that is not below their largest magnitude
+ * / 448, in f32; 0 if all are 0. Values are x / scale (x itself where that is 0), rounded and saturated.
+ *   alongRows:    values [rows, width], scale f32 [ceil(width / 128), rows]
+ *   alongColumns: values [width, length], the transpose, scale f32 [length / 128, width]
+ * `length` is a multiple of 128; what no row fills is 0, with scale 0.
+ *
+ * With `runs`, run g is rows offsets[g] … offsets[g+1] − 1 as in grouped products, offsets[0] = 0, and
+ * lies at columns starts[g] … of the transpose, starts[g+1] − starts[g] being its rows rounded up to a
+ * multiple of 128. Rows in no run are missing there.
+ */
+export interface QuantizeKernel {
+  readonly kind: "quantize";
+  readonly rows: number;
+  readonly width: number;
+  /** Unscaled; with `xRows` its rows are looked up. */
+  readonly x: MatrixView;
+  readonly xRows?: RowLookup;
+  /** Slots of what is wanted. */
+  readonly alongRows?: { readonly values: number; readonly scale: number };
+  readonly alongColumns?: {
+    readonly values: number;
+    readonly scale: number;
+    readonly length: number;
+    /** Slots: offsets i32 [groups + 1], which is read, and starts i32 [groups + 1]. */
+    readonly runs?: { readonly groups: number; readonly offsets: number; readonly starts: number };
+  };
+}
+
 export type Kernel =
   | LoopKernel
   | MatmulKernel
@@ -304,4 +339,5 @@ export type Kernel =
   | TopKKernel
   | CountingSortKernel
   | CumsumKernel
-  | ScatterKernel;
+  | ScatterKernel
+  | QuantizeKernel;

@@ -1,16 +1,26 @@
 import { beforeAll, describe, expect, it } from "vitest";
+import type { QuantizeKernel } from "./backend.ts";
 import { compile } from "./compile.ts";
 import { inFp8, quantizeFp8 } from "./fp8.ts";
 import { valueAndGrad } from "./grad.ts";
 import { groupedLinear, linear } from "./nn.ts";
+import { take } from "./ops/indexed.ts";
 import { dequantize } from "./ops/matrix.ts";
 import { mul } from "./ops/pointwise.ts";
+import { quantize } from "./ops/quantize.ts";
 import { sum } from "./ops/reduce.ts";
+import { slice } from "./ops/shape.ts";
 import { key, normal } from "./random.ts";
 import { setBackend, type Tensor, tensor } from "./tensor.ts";
 import { referenceBackend } from "./testing/reference-backend.ts";
 
 beforeAll(() => setBackend(referenceBackend()));
+
+/** With the kernel that quantises both ways, and with loops. */
+const BACKENDS = [
+  { name: "a kernel", backend: { ...referenceBackend(), quantizes: true } },
+  { name: "loops", backend: referenceBackend() },
+];
 
 const numbers = async (t: Tensor) => Array.from((await t.data()) as Float32Array);
 
@@ -60,7 +70,85 @@ describe("quantizeFp8", () => {
   });
 });
 
-describe("products in FP8", () => {
+describe("quantize", () => {
+  const [N, D] = [300, 140];
+  /** Random numbers, and blocks of zeros both ways. */
+  const matrix = () => {
+    using k = key(4);
+    const x = Float32Array.from(normal(k, [N, D]).dataSync() as Float32Array);
+    x.fill(0, 0, 128 * D);
+    for (let r = 128; r < N; r++) x.fill(0, r * D, r * D + 128);
+    return tensor(x, { shape: [N, D] });
+  };
+  const both = (x: Tensor, rows: readonly (readonly [number, number])[]) =>
+    compile((x: Tensor) =>
+      [
+        quantizeFp8(x, [1, 128]),
+        ...rows.map(([from, to]) => quantizeFp8(slice(x, [from, 0], [to, D]), [128, 1])),
+      ].map(({ values, scale }) => ({ values, scale })),
+    )(x);
+
+  it("gives rows and columns as quantizeFp8 does, columns padded", async () => {
+    const x = matrix();
+    const [rows, columns] = both(x, [[0, N]]) as { values: Tensor; scale: Tensor }[];
+    const got = compile((x: Tensor) => {
+      const q = quantize(x);
+      return [q.rows, q.columns].map(({ values, scale }) => ({ values, scale }));
+    })(x);
+    expect(await numbers(got[0]!.values)).toEqual(await numbers(rows!.values));
+    expect(await numbers(got[0]!.scale)).toEqual(await numbers(rows!.scale));
+    const values = await numbers(got[1]!.values);
+    expect(values.slice(0, N * D)).toEqual(await numbers(columns!.values));
+    expect(new Set(values.slice(N * D))).toEqual(new Set([0]));
+    expect(got[1]!.values.shape).toEqual([384, D]);
+    expect(await numbers(got[1]!.scale)).toEqual(await numbers(columns!.scale));
+  });
+
+  it("pads every run to blocks of its own", async () => {
+    const x = matrix();
+    const offsets = [0, 0, 129, 130, 130, 258]; // 0, 129, 1, 0 and 128 rows, and 42 in none
+    const runs = offsets.slice(1).map((to, g) => [offsets[g] as number, to] as const);
+    const want = both(x, runs).slice(1);
+    const got = compile((x: Tensor, offsets: Tensor) => {
+      const { columns, starts } = quantize(x, offsets);
+      return { values: columns.values, scale: columns.scale, starts: starts as Tensor };
+    })(x, tensor(offsets, { dtype: "i32" }));
+    const starts = await numbers(got.starts);
+    expect(starts).toEqual([0, 0, 256, 384, 384, 512]);
+    const P = got.values.shape[0] as number;
+    expect(P).toBe(Math.floor((N + 127 * 5) / 128) * 128);
+    const values = new Array(P * D).fill(0);
+    const scale = new Array((P / 128) * D).fill(0);
+    for (const [g, w] of want.entries()) {
+      const start = starts[g] as number;
+      values.splice(start * D, w.values.size, ...(await numbers(w.values)));
+      scale.splice((start / 128) * D, w.scale.size, ...(await numbers(w.scale)));
+    }
+    expect(await numbers(got.values)).toEqual(values);
+    expect(await numbers(got.scale)).toEqual(scale);
+  });
+
+  it("computes what is used, of rows that it looks up", () => {
+    const x = matrix();
+    const ids = tensor([5, 5, 299], { dtype: "i32" });
+    const compiled = compile((x: Tensor, ids: Tensor) => quantize(take(x, ids)).columns.values);
+    const { steps } = compiled.program(x, ids).program;
+    expect(steps.map(({ kernel }) => kernel.kind)).toEqual(["quantize", "loop"]);
+    const kernel = steps[0]!.kernel as QuantizeKernel;
+    expect(kernel.xRows?.extent).toBe(N);
+    expect(kernel.alongRows).toBeUndefined();
+    expect(kernel.alongColumns?.length).toBe(128);
+  });
+
+  it("refuses what is no matrix of floats, and offsets that are none", () => {
+    expect(() => quantize(tensor([1, 2]))).toThrow(/quantize needs a matrix of floats/);
+    const x = tensor([1, 2], { shape: [1, 2] });
+    expect(() => quantize(x, tensor([0, 1]))).toThrow(/offsets should be i32/);
+  });
+});
+
+describe.each(BACKENDS)("products in FP8, quantised by $name", ({ backend }) => {
+  beforeAll(() => setBackend(backend));
   const products = {
     linear: (x: Tensor, w: Tensor) => linear(x, w),
     groupedLinear: (x: Tensor, w: Tensor) =>
@@ -130,4 +218,25 @@ describe("products in FP8", () => {
     expect(new Set(await numbers(dx))).toEqual(new Set([32]));
     expect(new Set(await numbers(dw))).toEqual(new Set([0]));
   });
+});
+
+it("a layer's operands are quantised once each, both ways", () => {
+  setBackend({ ...referenceBackend(), quantizes: true });
+  const offsets = tensor([0, 20, 48], { dtype: "i32" });
+  const step = (fn: (x: Tensor, w: Tensor) => Tensor) =>
+    compile((x: Tensor, w: Tensor) =>
+      valueAndGrad((x: Tensor, w: Tensor) => sum(fn(x, inFp8(w))), { argnums: [0, 1] })(x, w),
+    );
+  const x = tensor(new Float32Array(48 * 128), { shape: [48, 128] });
+  const w = tensor(new Float32Array(2 * 64 * 128), { shape: [2, 64, 128] });
+  const { steps } = step((x, w) => groupedLinear(x, w, offsets)).program(x, w).program;
+  const kernels = steps.map(({ kernel }) => kernel);
+  const quantized = kernels.filter(({ kind }) => kind === "quantize") as QuantizeKernel[];
+  expect(quantized.map((k) => [k.alongRows, k.alongColumns].every(Boolean))).toEqual([true, true]);
+  const products = kernels.filter((k) => k.kind === "groupedMatmul");
+  expect(products.map((k) => [k.form, k.a.scale?.block, k.b.scale?.block])).toEqual([
+    ["rows", [1, 128], [128, 128]],
+    ["rows", [1, 128], [128, 128]],
+    ["groups", [128, 1], [128, 1]],
+  ]);
 });

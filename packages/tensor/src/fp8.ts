@@ -6,7 +6,6 @@
  */
 import { customGradient } from "./grad.ts";
 import {
-  type BlockScale,
   dequantize,
   groupedMatmul,
   groupedOuter,
@@ -15,15 +14,13 @@ import {
   storedValues,
 } from "./ops/matrix.ts";
 import { abs, add, and, bitcast, cast, div, eq, where } from "./ops/pointwise.ts";
+import { type Fp8Matrix, quantize } from "./ops/quantize.ts";
 import { max } from "./ops/reduce.ts";
 import { apply1 } from "./ops/registry.ts";
 import { concat, pad, reshape, slice, stopGradient } from "./ops/shape.ts";
-import type { Tensor } from "./tensor.ts";
+import { getBackend, type Tensor } from "./tensor.ts";
 
-/** A matrix in E4M3 and the scales of its blocks. */
-export interface Fp8Matrix extends BlockScale {
-  readonly values: Tensor; // f8e4m3 [..., R, C]
-}
+export type { Fp8Matrix };
 
 const LARGEST = 448; // of E4M3
 const ROWS: Block = [1, 128];
@@ -116,26 +113,54 @@ function inTiles(w: Tensor): Fp8Matrix {
   return { values: all("values"), scale: all("scale"), block: TILES };
 }
 
+/** An activation or a gradient [N, D] in E4M3, scaled along what products with it contract. */
+interface Quantized {
+  /** [N, D] in blocks of 1 × 128: for the products with weights. */
+  readonly rows: Fp8Matrix;
+  /** [N, D] or, padded by zeros, [P, D] in blocks of 128 × 1: for the weights' gradient. */
+  columns(): Fp8Matrix;
+  /** Where runs start in the columns, if each has blocks of its own there: i32 [G + 1]. */
+  readonly starts?: Tensor;
+}
+
+/**
+ * x quantised both ways, by one kernel where the backend has it; the columns of an activation are then
+ * kept for the backward pass. Elsewhere an activation is `kept` as rows, and its columns are made of
+ * these (section 3.3.3), without a regard for runs.
+ */
+function quantized(
+  x: Tensor,
+  { kept = false, offsets }: { readonly kept?: boolean; readonly offsets?: Tensor } = {},
+): Quantized {
+  if (getBackend().quantizes) {
+    const { columns, ...rest } = quantize(x, offsets);
+    return { ...rest, columns: () => columns };
+  }
+  const rows = quantizeFp8(x, ROWS);
+  const columns = () => quantizeFp8(kept ? dequantized(rows, x) : x, COLUMNS);
+  return { rows, columns };
+}
+
 /** x [N, K] · wᵀ with w [M, K], as `linear`: [N, M] in x's dtype. */
 export function fp8Linear(x: Tensor, w: Tensor): Tensor {
   const stored = storedInFp8(w);
   // Few rows take as long as reading the weights does, whatever they are multiplied in.
   if (stored && (x.shape[0] as number) <= FEW)
     return matmul(x, w, { transposeB: true, dtype: x.dtype });
-  const rows = quantizeFp8(stopGradient(x), ROWS);
+  const activation = quantized(stopGradient(x), { kept: true });
   const weights = stored ?? inTiles(w);
   const multiply = (a: Fp8Matrix, b: Fp8Matrix, transposes: MatmulOptions) =>
     matmul(a.values, b.values, { ...transposes, dtype: x.dtype, aScale: a, bScale: b });
   const product = customGradient(
     (_x: Tensor, _w: Tensor) => ({
-      output: multiply(rows, weights, { transposeB: true }),
+      output: multiply(activation.rows, weights, { transposeB: true }),
       save: null,
     }),
     (_, dy: Tensor) => {
-      const dx = multiply(quantizeFp8(dy, ROWS), weights, {});
+      const gradient = quantized(dy);
+      const dx = multiply(gradient.rows, weights, {});
       if (stored) return [dx, null];
-      const columns = quantizeFp8(dequantized(rows, x), COLUMNS);
-      const dw = multiply(quantizeFp8(dy, COLUMNS), columns, { transposeA: true });
+      const dw = multiply(gradient.columns(), activation.columns(), { transposeA: true });
       return [dx, cast(dw, w.dtype)];
     },
   );
@@ -145,7 +170,7 @@ export function fp8Linear(x: Tensor, w: Tensor): Tensor {
 /** {@link fp8Linear} with a matrix of w [G, M, K] per run of rows, as `groupedLinear`. */
 export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
   const stored = storedInFp8(w);
-  const rows = quantizeFp8(stopGradient(x), ROWS);
+  const activation = quantized(stopGradient(x), { kept: true, offsets });
   const weights = stored ?? inTiles(w);
   const multiply = (a: Fp8Matrix, transposeB: boolean) => {
     const scales = { aScale: a, bScale: weights };
@@ -155,14 +180,20 @@ export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor 
       ...scales,
     });
   };
+  const outer = (a: Quantized, b: Quantized) => {
+    const [aScale, bScale] = [a.columns(), b.columns()];
+    if (a.starts)
+      return groupedOuter(aScale.values, bScale.values, a.starts, x.dtype, { aScale, bScale });
+    // Runs end anywhere in a block of 128 rows, so the numbers are E4M3, but multiplied in x's dtype.
+    return groupedOuter(dequantized(aScale, x), dequantized(bScale, x), offsets, x.dtype);
+  };
   const product = customGradient(
-    (_x: Tensor, _w: Tensor) => ({ output: multiply(rows, true), save: null }),
+    (_x: Tensor, _w: Tensor) => ({ output: multiply(activation.rows, true), save: null }),
     (_, dy: Tensor) => {
-      const dx = multiply(quantizeFp8(dy, ROWS), false);
+      const gradient = quantized(dy, { offsets });
+      const dx = multiply(gradient.rows, false);
       if (stored) return [dx, null];
-      // Runs end anywhere in a block of 128 rows, so the numbers are E4M3, but multiplied in x's dtype.
-      const columns = (t: Tensor) => dequantized(quantizeFp8(t, COLUMNS), x);
-      const dw = groupedOuter(columns(dy), columns(dequantized(rows, x)), offsets, x.dtype);
+      const dw = outer(gradient, activation);
       return [dx, cast(dw, w.dtype)];
     },
   );

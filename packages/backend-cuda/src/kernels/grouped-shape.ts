@@ -3,10 +3,13 @@ import type { GroupedMatmulKernel, MatrixView } from "../contract.ts";
 import { dtypeBytes } from "../contract.ts";
 import type { Arg } from "../kernel.ts";
 
-/** Bounds of run g, kept inside the matrix whatever the offsets say. */
-export const RUNS = `
+/** Bounds of run g, kept inside the matrix whatever the offsets say, and rows that are looked up. */
+export const RUNS_OF_ROWS: string = `
 DEVICE int bound(const i32* offsets, int g) { return min(max(offsets[g], 0), ROWS); }
 DEVICE int looked_up(const i32* rows, int r, int extent) { return min(max(rows[r], 0), extent - 1); }
+`;
+
+export const RUNS: string = `${RUNS_OF_ROWS}
 // Rows before the first and after the last run are zeros.
 template <class T> DEVICE void zero_outside(T* out, const i32* offsets) {
   const i64 head = (i64)bound(offsets, 0) * N, tail = (i64)bound(offsets, GROUPS) * N, all = (i64)ROWS * N;

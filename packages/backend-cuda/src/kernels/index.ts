@@ -8,6 +8,7 @@ import { lowerGemv } from "./gemv.ts";
 import { hopperGroupedMatmul } from "./grouped-matmul.ts";
 import { plainGroupedMatmul } from "./grouped-plain.ts";
 import { lowerMatmul } from "./matmul.ts";
+import { lowerQuantize } from "./quantize.ts";
 import { lowerCumsum } from "./scan.ts";
 import { lowerScatter } from "./scatter.ts";
 import { skinnyMatmul } from "./skinny-matmul.ts";
@@ -29,6 +30,7 @@ const LOWERINGS: Lowerings = {
   countingSort: [lowerCountingSort],
   cumsum: [lowerCumsum],
   scatter: [lowerScatter],
+  quantize: [lowerQuantize],
 };
 
 export function lower(kernel: Kernel, device: DeviceInfo): Lowered {

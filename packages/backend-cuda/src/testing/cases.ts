@@ -7,6 +7,7 @@ import {
   add,
   attention,
   type Backend,
+  bitcast,
   cast,
   compile,
   countingSort,
@@ -14,16 +15,21 @@ import {
   cumsum,
   type DType,
   div,
+  eq,
   exp,
+  iota,
+  lt,
   matmul,
   mul,
   permute,
   quantizeFp8,
+  rem,
   reshape,
   rmsNorm,
   scatter,
   scope,
   setBackend,
+  shl,
   silu,
   sliceAxis,
   softmax,
@@ -37,7 +43,9 @@ import {
   transpose,
   treeLeaves,
   valueAndGrad,
+  where,
 } from "@dsv3/tensor";
+import { groupedOuter, quantize } from "@dsv3/tensor/testing";
 import { isFloat } from "../contract.ts";
 
 export interface PathCase {
@@ -254,6 +262,50 @@ export const PATH_CASES: readonly PathCase[] = [
         }),
       ),
   },
+  ...([384, 200, 131] as const).map((width) => ({
+    name: `quantised both ways, ${width} wide`,
+    args: [of("bf16", 300, width), x(130, width)],
+    fn: (...matrices: Tensor[]) => matrices.flatMap((m) => halves(quantize(m))),
+    tolerance: 0,
+  })),
+  {
+    name: "quantised both ways in runs, empty ones and of 1, 127, 128 and 129 rows among them, some in none",
+    args: [of("bf16", 430, 136), of("bf16", 100, 136), ids(100, 430)],
+    fn: (a, few, i) => {
+      const offsets = tensor([0, 0, 129, 129, 130, 257, 385, 400, 400], { dtype: "i32" });
+      return [a, take(few, i)].flatMap((m) => halves(quantize(m, offsets)));
+    },
+    tolerance: 0,
+  },
+  {
+    name: "quantised both ways: blocks of zeros, the largest and the least numbers, infinities and NaN",
+    args: [ids(12, 256, 256)],
+    fn: (i) => {
+      const mantissa = rem(mul(iota([256, 256]), 7919), 1 << 23);
+      const wide = bitcast(add(shl(add(mul(i, 22), 8), 23), mantissa), "f32"); // 2^−119 … 2^123
+      const lines = iota([256, 256], { axis: 0 });
+      const zeros = where(lt(lines, 130), 0, wide);
+      const odd = where(eq(lines, 7), div(cast(sub(i, 6), "f32"), 0), mul(wide, -1));
+      return [wide, zeros, cast(odd, "bf16")].flatMap((m) => halves(quantize(m)));
+    },
+    tolerance: 0,
+  },
+  {
+    name: "weights' gradients of runs in e4m3",
+    args: [of("bf16", 400, 72), of("bf16", 90, 136), ids(90, 400)],
+    fn: (a, few, i) => {
+      const offsets = tensor([0, 129, 129, 130, 257, 390], { dtype: "i32" });
+      const [left, right] = [quantize(a, offsets), quantize(take(few, i), offsets)];
+      const [aScale, bScale] = [left.columns, right.columns];
+      return (["f32", "bf16"] as const).map((dtype) =>
+        groupedOuter(aScale.values, bScale.values, left.starts as Tensor, dtype, {
+          aScale,
+          bScale,
+        }),
+      );
+    },
+    tolerance: 3e-3,
+  },
   {
     name: "sums of looked-up rows",
     args: [of("bf16", 120, 64), ids(120, 120), x(20, 6)],
@@ -312,6 +364,12 @@ export const PATH_CASES: readonly PathCase[] = [
     tolerance: 1e-5,
   },
 ];
+
+/** What was quantised, as numbers. */
+function halves({ rows, columns, starts }: ReturnType<typeof quantize>): Tensor[] {
+  const parts = [rows, columns].flatMap(({ values, scale }) => [cast(values, "f32"), scale]);
+  return starts ? [...parts, starts] : parts;
+}
 
 function arguments_(c: PathCase): Tensor[] {
   let state = 12345;

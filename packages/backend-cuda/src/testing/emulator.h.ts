@@ -148,6 +148,7 @@ template <> inline f32 from_f32<f32>(f32 x) { return x; }
 template <> inline bf16 from_f32<bf16>(f32 x) { return {(u16)emu_encode(x, 16, 7, 127, 0x7f7f, 0x7f80, 0x7fc0)}; }
 template <> inline f16 from_f32<f16>(f32 x) { return {(u16)emu_encode(x, 16, 10, 15, 0x7bff, 0x7c00, 0x7e00)}; }
 template <> inline f8e4m3 from_f32<f8e4m3>(f32 x) { return {(u8)emu_encode(x, 8, 3, 7, 0x7e, 0x7e, 0x7f)}; }
+static inline u32 to_e4m3x2(f32 low, f32 high) { return from_f32<f8e4m3>(low).bits | (u32)from_f32<f8e4m3>(high).bits << 8; }
 template <> inline f8e5m2 from_f32<f8e5m2>(f32 x) { return {(u8)emu_encode(x, 8, 2, 15, 0x7b, 0x7b, 0x7f)}; }
 template <class T, int N> static inline void load_vec(T (&to)[N], const T* from) {
   if ((u64)from % std::min<u64>(16, sizeof to)) { fprintf(stderr, "unaligned vector load\\n"); abort(); } memcpy(to, from, sizeof to); }

@@ -18,9 +18,12 @@ class Slots {
   readonly bound: Tensor[] = [];
   readonly writes: number[] = [];
   readonly #roots: ReadonlySet<Tensor>;
+  /** Whether anything reads a result of the kernel. */
+  readonly wanted: (t: Tensor) => boolean;
 
-  constructor(roots: ReadonlySet<Tensor>) {
+  constructor(roots: ReadonlySet<Tensor>, wanted: (t: Tensor) => boolean) {
     this.#roots = roots;
+    this.wanted = wanted;
   }
 
   of(t: Tensor): number {
@@ -142,7 +145,14 @@ const LOWER: Record<string, Lower> = {
     return { kernel, flops: 2 * rows * k * n };
   },
   groupedOuter(node, s) {
-    const [a, b] = [s.rows(node, 0), s.rows(node, 1)];
+    const [x, y] = node.inputs as [Tensor, Tensor];
+    const { aBlock, bBlock } = node.attrs as {
+      aBlock?: [number, number];
+      bBlock?: [number, number];
+    };
+    const scales = node.inputs.slice(3);
+    const a = aBlock ? { view: s.matrix(x, scales.shift(), aBlock) } : s.rows(node, 0);
+    const b = bBlock ? { view: s.matrix(y, scales.shift(), bBlock) } : s.rows(node, 1);
     const out = at(node.outputs, 0);
     const [groups, k, n] = out.shape as [number, number, number];
     const rows = at(node.inputs, 0).shape[0] as number;
@@ -259,6 +269,40 @@ const LOWER: Record<string, Lower> = {
     };
     return { kernel };
   },
+  quantize(node, s) {
+    const x = at(node.inputs, 0);
+    const [rows, width] = x.shape as [number, number];
+    const { view, lookup } = s.rows(node, 0);
+    const [values, scale, turned, turnedScale, starts] = node.outputs as [
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor,
+      Tensor?,
+    ];
+    const slots = (values: Tensor, scale: Tensor) =>
+      (s.wanted(values) || s.wanted(scale)) && { values: s.output(values), scale: s.output(scale) };
+    const alongRows = slots(values, scale);
+    const columns = slots(turned, turnedScale);
+    const runs = columns &&
+      starts && {
+        groups: starts.size - 1,
+        offsets: s.of(operandOf(node, 1)),
+        starts: s.output(starts),
+      };
+    const kernel: Kernel = {
+      kind: "quantize",
+      rows,
+      width,
+      x: view,
+      ...(lookup && { xRows: lookup }),
+      ...(alongRows && { alongRows }),
+      ...(columns && {
+        alongColumns: { ...columns, length: turned.shape[1] as number, ...(runs && { runs }) },
+      }),
+    };
+    return { kernel };
+  },
 };
 
 function outputHeads(t: Tensor, s: Slots): HeadsView {
@@ -308,11 +352,18 @@ function attentionFlops(a: AttentionShape): number {
   return 2 * pairs * (a.qkWidth + a.vWidth);
 }
 
-/** @param roots the tensors in memory. */
-export function lowerKernel(node: Node, roots: ReadonlySet<Tensor>): LoweredKernel {
+/**
+ * @param roots the tensors in memory.
+ * @param wanted whether anything reads a result; a kernel of several may leave out what nobody reads.
+ */
+export function lowerKernel(
+  node: Node,
+  roots: ReadonlySet<Tensor>,
+  wanted: (t: Tensor) => boolean,
+): LoweredKernel {
   const lower = LOWER[node.op];
   if (lower === undefined) throw new Error(`internal: no kernel for ${node.op}`);
-  const slots = new Slots(roots);
+  const slots = new Slots(roots, wanted);
   const { kernel, flops = 0 } = lower(node, slots);
   return { kernel, bound: slots.bound, writes: slots.writes, flops };
 }

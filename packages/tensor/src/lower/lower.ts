@@ -126,7 +126,8 @@ function draftSteps(
   for (const entry of entries) {
     if (entry.kind === "kernel") {
       const out = entry.node.outputs[0] as Tensor;
-      const { kernel, bound, writes, flops } = lowerKernel(entry.node, roots);
+      const wanted = (t: Tensor) => outputs.has(t) || readBy.has(t);
+      const { kernel, bound, writes, flops } = lowerKernel(entry.node, roots, wanted);
       if (entry.node.outputs.every((t) => t.size === 0)) continue;
       const label = `${entry.node.op} ${describe(out)}`;
       drafts.push({ step: { kernel, writes, label, flops, traffic: trafficOf(bound) }, bound });

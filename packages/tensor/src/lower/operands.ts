@@ -12,6 +12,7 @@ const WHOLE: Readonly<Record<string, readonly [from: number, to: number]>> = {
   scatter: [0, Infinity],
   groupedRows: [2, 3],
   groupedOuter: [2, 3],
+  quantize: [1, 2],
   attention: [3, Infinity],
   attentionGrad: [4, Infinity],
 };
@@ -24,7 +25,8 @@ export function operandOf(node: Node, i: number): Tensor {
   const [from, to] = WHOLE[node.op] ?? [0, 0];
   if (i < from || i >= to) return view.base;
   // Of offsets as many are read as there are runs, and one.
-  return (node.op.startsWith("grouped") ? startView(t) : wholeView(t)) ?? t;
+  const offsets = node.op.startsWith("grouped") || node.op === "quantize";
+  return (offsets ? startView(t) : wholeView(t)) ?? t;
 }
 
 /** The tensor that has the same elements as `t` in the same order, if `t` is a view of one. */
@@ -55,8 +57,9 @@ export interface TakenRows {
 
 /** How operand i is made, if it is rows that the node's kernel can look up in a matrix by itself. */
 export function takenRows(node: Node, i: number): TakenRows | undefined {
-  const looksUp = node.op === "groupedOuter" ? i < 2 : node.op === "groupedRows" && i === 0;
-  if (!looksUp || node.attrs.aBlock) return undefined;
+  const looked =
+    node.op === "groupedOuter" ? 2 : ["groupedRows", "quantize"].includes(node.op) ? 1 : 0;
+  if (i >= looked || node.attrs.aBlock) return undefined;
   const operand = node.inputs[i] as Tensor;
   const rows = wholeView(operand);
   const take = rows && nodeOf(rows);

@@ -211,8 +211,10 @@ define("groupedOuter", {
     ];
   },
   grad(node: Node, [g]) {
-    if (!g) return [null, null, null];
-    const [a, b, offsets] = node.inputs as [Tensor, Tensor, Tensor];
+    if (!g) return node.inputs.map(() => null);
+    const [a, b, offsets, ...scales] = node.inputs as [Tensor, Tensor, Tensor, ...Tensor[]];
+    if (scales.length > 0)
+      throw new Error("a grouped product of quantised operands has no derivative");
     return [
       groupedMatmul(b, g, offsets, { transposeB: true, dtype: a.dtype }),
       groupedMatmul(a, g, offsets, { dtype: b.dtype }),
@@ -221,9 +223,26 @@ define("groupedOuter", {
   },
 });
 
-/** out[g] = a[run g]ᵀ · b[run g]: the gradient of a grouped product's weights. */
-export function groupedOuter(a: Tensor, b: Tensor, offsets: Tensor, dtype: DType): Tensor {
-  return apply1("groupedOuter", [a, b, offsets], { dtype });
+/**
+ * out[g] = a[run g]ᵀ · b[run g]: the gradient of a grouped product's weights. Runs of operands with
+ * scales, of 128 × 1, start at multiples of 128.
+ */
+export function groupedOuter(
+  a: Tensor,
+  b: Tensor,
+  offsets: Tensor,
+  dtype: DType,
+  { aScale, bScale }: Pick<MatmulOptions, "aScale" | "bScale"> = {},
+): Tensor {
+  const scales = [
+    ...orient(aScale, false, [], a.shape as [number, number], "aScale"),
+    ...orient(bScale, false, [], b.shape as [number, number], "bScale"),
+  ];
+  return apply1("groupedOuter", [a, b, offsets, ...scales], {
+    dtype,
+    aBlock: turned(aScale),
+    bBlock: turned(bScale),
+  });
 }
 
 export interface GroupedMatmulOptions {

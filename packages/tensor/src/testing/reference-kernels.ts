@@ -9,6 +9,7 @@ import type {
   Kernel,
   MatmulKernel,
   MatrixView,
+  QuantizeKernel,
   RowLookup,
   ScatterKernel,
   TopKKernel,
@@ -317,6 +318,50 @@ function scatter(kernel: ScatterKernel, slots: Slots): void {
   }
 }
 
+/** Numbers that share a scale: it, and what they are in E4M3. */
+function quantizedBlock(block: readonly number[]): { scale: number; values: readonly number[] } {
+  const bits = new Uint32Array(1);
+  const f32 = new Float32Array(bits.buffer);
+  f32[0] = Math.max(...block.map(Math.abs)) / 448;
+  bits[0] = ((bits[0] as number) + 0x7fffff) & 0x7f800000;
+  const scale = f32[0] as number;
+  return { scale, values: block.map((x) => roundTo(x / (scale || 1), "f8e4m3")) };
+}
+
+function quantize(kernel: QuantizeKernel, slots: Slots): void {
+  const { rows, width, alongRows, alongColumns } = kernel;
+  const x = lookingUp(reader(kernel.x, slots, []), kernel.xRows, slots);
+  const upTo = (from: number, to: number) =>
+    Array.from({ length: Math.min(128, to - from) }, (_, i) => from + i);
+  if (alongRows) {
+    for (let r = 0; r < rows; r++) {
+      for (let c = 0; c < width; c += 128) {
+        const block = quantizedBlock(upTo(c, width).map((i) => x(r, i)));
+        values(slots, alongRows.values).set(block.values, r * width + c);
+        values(slots, alongRows.scale)[(c / 128) * rows + r] = block.scale;
+      }
+    }
+  }
+  if (!alongColumns) return;
+  const { length, runs } = alongColumns;
+  values(slots, alongColumns.values).fill(0);
+  values(slots, alongColumns.scale).fill(0);
+  let start = 0;
+  for (let g = 0; g < (runs?.groups ?? 1); g++) {
+    const offsets = runs ? values(slots, runs.offsets) : [0, rows];
+    const [from, to] = [offsets[g] as number, Math.min(rows, offsets[g + 1] as number)];
+    if (runs) values(slots, runs.starts)[g] = start;
+    for (let r = from; r < to; r += 128, start += 128) {
+      for (let c = 0; c < width; c++) {
+        const block = quantizedBlock(upTo(r, to).map((i) => x(i, c)));
+        values(slots, alongColumns.values).set(block.values, c * length + start);
+        values(slots, alongColumns.scale)[(start / 128) * width + c] = block.scale;
+      }
+    }
+  }
+  if (runs) values(slots, runs.starts)[runs.groups] = start;
+}
+
 const RUNNERS = {
   matmul,
   groupedMatmul,
@@ -326,4 +371,5 @@ const RUNNERS = {
   countingSort,
   cumsum,
   scatter,
+  quantize,
 } as const;
