@@ -72,6 +72,19 @@ const KERNELS: Kernel[] = [
     out: matrix(3, 6, [48]),
   },
   {
+    kind: "quantize",
+    rows: 10,
+    width: 20,
+    x: matrix(0, 20),
+    alongRows: { values: 1, scale: 2 },
+    alongColumns: {
+      values: 3,
+      scale: 4,
+      length: 384,
+      runs: { groups: 3, offsets: 5, starts: 6 },
+    },
+  },
+  {
     kind: "attention",
     ...shape,
     q: heads(0, 5, 2, 8),

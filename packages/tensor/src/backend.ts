@@ -301,9 +301,10 @@ export interface ScatterKernel {
 }
 
 /**
- * x [rows, width] in E4M3 for products along its rows and for products along its columns. 128 numbers
- * along the contraction share a scale: the least power of two that is not below their largest magnitude
- * / 448, in f32; 0 if all are 0. Values are x / scale (x itself where that is 0), rounded and saturated.
+ * x [rows, width], floats of 16 or 32 bits, in E4M3 for products along its rows and for products along
+ * its columns. 128 numbers along the contraction share a scale: the least power of two that is not below
+ * their largest magnitude / 448, in f32; 0 if all are 0. Values are x / scale (x itself where that is 0),
+ * rounded and saturated.
  *   alongRows:    values [rows, width], scale f32 [ceil(width / 128), rows]
  *   alongColumns: values [width, length], the transpose, scale f32 [length / 128, width]
  * `length` is a multiple of 128; what no row fills is 0, with scale 0.

@@ -10,9 +10,9 @@
  */
 import type { GroupedMatmulKernel, MatrixView } from "../contract.ts";
 import type { DeviceInfo, Lowered } from "../kernel.ts";
+import { blockScaled, multiplyScaled, scaleMap, turnedWeights } from "./grouped-fp8.ts";
 import { LINES, lookups, matrixArgs, RUNS, scaleArgs } from "./grouped-shape.ts";
 import { constants, hopper } from "./hopper.ts";
-import { transposeBytes } from "./transpose-bytes.ts";
 
 const BM = 128;
 const STEP_BYTES = 128; // of the contraction in a stage: 64 bf16 or 128 e4m3
@@ -30,57 +30,30 @@ export function tileWidth(n: number): number {
   return [256, 192, 128, 64].reduce((best, width) => (cost(width) < cost(best) ? width : best));
 }
 
-/** Scales as DeepSeek-V3 has them: 1 × 128 for a, 128 × 128 for b, both e4m3 and contiguous along k. */
-function blockScaled({ form, a, b }: GroupedMatmulKernel): boolean {
-  return (
-    form === "rows" &&
-    a.dtype === "f8e4m3" &&
-    b.dtype === "f8e4m3" &&
-    b.row === 1 &&
-    [a.offset, a.row, b.offset, b.col, ...b.batch].every((s) => s % 16 === 0) &&
-    a.scale?.block.join() === "1,128" &&
-    b.scale?.block.join() === "128,128"
-  );
-}
-
-/** The weights turned over, so that they lie along the contraction: the view of the copy, and its making. */
-function turnedWeights(k: GroupedMatmulKernel) {
-  const { b } = k;
-  const { source, launch } = transposeBytes(
-    {
-      ...{ from: { slot: b.slot, offset: b.offset }, to: { workspace: 0 }, batch: k.groups },
-      ...{ rows: k.k, columns: k.n, leading: b.row, stride: b.batch[0] ?? 0 },
-    },
-    "turn_weights",
-  );
-  const dense = { offset: 0, batch: [k.k * k.n], row: 1, col: k.k };
-  return { view: { ...b, ...dense }, source, launch, workspace: k.groups * k.k * k.n };
-}
-
 /**
- * Takes bf16 operands, or e4m3 with block scales in "rows" form, with bf16 or f32 output on Hopper;
- * undefined for anything else.
+ * Takes bf16 operands, or e4m3 with block scales, with bf16 or f32 output on Hopper; undefined for
+ * anything else.
  */
 export function hopperGroupedMatmul(
   given: GroupedMatmulKernel,
   device: DeviceInfo,
 ): Lowered | undefined {
-  const across = given.b.col === 1 && given.b.row !== 1 && given.b.dtype === "f8e4m3";
+  const rowsForm = given.form === "rows";
+  const across = rowsForm && given.b.col === 1 && given.b.row !== 1 && given.b.dtype === "f8e4m3";
   const turned = across ? turnedWeights(given) : undefined;
   const k = turned ? { ...given, b: turned.view } : given;
   if (turned && !blockScaled(k)) return undefined;
-  const rowsForm = k.form === "rows";
-  const transposedB = rowsForm && k.b.row === 1 && k.b.col !== 1;
   const { a, b, out } = k;
   if (device.computeCapability !== 90 || (out.dtype !== "bf16" && out.dtype !== "f32"))
     return undefined;
   if (k.rows * k.k * k.n * k.groups === 0) return undefined;
   const f8 = blockScaled(k);
-  if (a.col !== 1 || k.k % (f8 ? 16 : 8) !== 0 || k.n % 8 !== 0 || out.offset !== 0)
-    return undefined;
+  // Which operands lie along the contraction.
+  const [alongA, alongB] = [rowsForm || f8, f8 || (rowsForm && b.row === 1 && b.col !== 1)];
+  if (k.k % (f8 && rowsForm ? 16 : 8) !== 0 || k.n % 8 !== 0 || out.offset !== 0) return undefined;
   if (!f8) {
-    if ((transposedB ? b.row : b.col) !== 1) return undefined;
-    if (!copyable(a, a.row) || !copyable(b, transposedB ? b.col : b.row)) return undefined;
+    if (a.col !== 1 || (alongB ? b.row : b.col) !== 1) return undefined;
+    if (!copyable(a, a.row) || !copyable(b, alongB ? b.col : b.row)) return undefined;
   }
 
   // 8-bit sums are kept twice, so the tile is half as wide: one block of scales.
@@ -89,7 +62,10 @@ export function hopperGroupedMatmul(
   const bk = STEP_BYTES / bytes;
   const aBytes = BM * STEP_BYTES;
   const table = (2 * k.groups + 2) * 4;
-  const stageBytes = aBytes + bn * STEP_BYTES;
+  const bBytes = bn * STEP_BYTES;
+  // In "groups" the scales of a step are copied with it.
+  const stagedScales = f8 && !rowsForm;
+  const stageBytes = aBytes + bBytes + (stagedScales ? (BM + bn) * 4 : 0);
   const stages = Math.min(6, Math.floor((device.sharedPerBlock - 128 - table) / stageBytes));
   if (stages < 2) return undefined;
   const shared = stages * stageBytes + 128 + table;
@@ -125,25 +101,37 @@ export function hopperGroupedMatmul(
   const panels = (count: number, box: (p: string) => string) =>
     `#pragma unroll
               for (int p = 0; p < ${count}; ++p) ${box("p")}`;
-  const boxA = rowsForm
-    ? "copy_box(stage, &a_map, step * BK, at.row, ring.full());"
+  const boxA = alongA
+    ? `copy_box(stage, &a_map, ${rowsForm ? "step * BK" : "r0"}, at.row, ring.full());`
     : panels(
         BM / 64,
         (p) => `copy_box(stage + ${p} * (BK * 128), &a_map, at.row + ${p} * 64, r0, ring.full());`,
       );
-  const boxB = transposedB
-    ? "copy_box(stage + B_AT, &b_map, step * BK, at.column, at.group, ring.full());"
+  const boxB = alongB
+    ? `copy_box(stage + B_AT, &b_map, ${rowsForm ? "step * BK, at.column, at.group" : "r0, at.column"}, ring.full());`
     : panels(
         bn / 64,
         (p) =>
           `copy_box(stage + B_AT + ${p} * (BK * 128), &b_map, at.column + ${p} * 64, ${rowsForm ? "step * BK, at.group" : "r0"}, ring.full());`,
       );
   const boxed = [
-    ...(aRows ? [] : [{ copy: boxA, bytes: "B_AT" }]),
-    ...(bRows ? [] : [{ copy: boxB, bytes: "(STAGE_BYTES - B_AT)" }]),
+    ...(aRows ? [] : [{ copy: boxA, bytes: aBytes }]),
+    ...(bRows ? [] : [{ copy: boxB, bytes: bBytes }]),
+    ...(stagedScales
+      ? [
+          {
+            copy: "copy_box(stage + SCALES_AT, &a_scales, at.row, r0 / BK, ring.full());",
+            bytes: BM * 4,
+          },
+          {
+            copy: "copy_box(stage + SCALES_AT + BM * 4, &b_scales, at.column, r0 / BK, ring.full());",
+            bytes: bn * 4,
+          },
+        ]
+      : []),
   ];
   const bulk = `{
-              barrier_expect(ring.full(), ${boxed.map(({ bytes }) => bytes).join(" + ") || 0});
+              barrier_expect(ring.full(), ${boxed.reduce((sum, { bytes }) => sum + bytes, 0)});
               ${boxed.map(({ copy }) => copy).join("\n              ")}
             }`;
   const findA = (first: string, end: string) =>
@@ -163,7 +151,10 @@ export function hopperGroupedMatmul(
         copies_arrive(ring.full());`
             : ""
         }`
-    : `const int r0 = runs[at.group] + step * BK;
+    : f8
+      ? `const int r0 = runs[at.group] + step * BK;
+        if (thread == 0) ${bulk}`
+      : `const int r0 = runs[at.group] + step * BK;
         const bool whole = r0 + BK <= at.end;
         if (thread == 0) {
           if (whole) ${bulk} else barrier_arrive(ring.full());
@@ -187,65 +178,63 @@ export function hopperGroupedMatmul(
         copies_arrive(ring.full());`;
   const linesOf = `${aRows ? `Lines<${rowsForm ? "BM" : "BK"}> a_lines;` : ""}${bRows ? " Lines<BK> b_lines;" : ""}`;
   // Who arrives at a full stage: the thread that asks the bulk copy engine, and whoever may copy.
-  const producers = rowsForm && !aRows ? 1 : 129;
+  const producers = f8 || (rowsForm && !aRows) ? 1 : 129;
   const aMap = {
     slot: a.slot,
     offset: a.offset * bytes,
     dtype: a.dtype,
-    dims: [k.k, aRows?.extent ?? k.rows],
-    strides: [a.row * bytes],
-    box: rowsForm ? [bk, BM] : [64, bk],
+    dims: stagedScales ? [k.rows, k.k] : [k.k, aRows?.extent ?? k.rows],
+    strides: [(stagedScales ? a.col : a.row) * bytes],
+    box: alongA ? [bk, BM] : [64, bk],
     swizzle: 128,
   } as const;
   const bMap = {
     ...(turned ? { workspace: 0 } : { slot: b.slot, offset: b.offset * bytes }),
     dtype: b.dtype,
     dims: rowsForm
-      ? [...(transposedB ? [k.k, k.n] : [k.n, k.k]), k.groups]
-      : [k.n, bRows?.extent ?? k.rows],
-    strides: rowsForm
-      ? [(transposedB ? b.col : b.row) * bytes, (groupStride || k.k * k.n) * bytes]
-      : [b.row * bytes],
-    box: rowsForm ? (transposedB ? [bk, bn, 1] : [64, bk, 1]) : [64, bk],
+      ? [...(alongB ? [k.k, k.n] : [k.n, k.k]), k.groups]
+      : alongB
+        ? [k.rows, k.n]
+        : [k.n, bRows?.extent ?? k.rows],
+    strides: [
+      (alongB ? b.col : b.row) * bytes,
+      ...(rowsForm ? [(groupStride || k.k * k.n) * bytes] : []),
+    ],
+    box: [...(alongB ? [bk, bn] : [64, bk]), ...(rowsForm ? [1] : [])],
     swizzle: 128,
     // Where runs are short weights are most of what is read: lines of theirs come in pairs.
     ...(rowsForm && k.rows < BM * k.groups && { promotion: 256 as const }),
   } as const;
-  const aDesc = rowsForm
+  const aDesc = alongA
     ? "k_major<64>(stage + part * (64 * 128))"
     : "mn_major<64, BK>(stage + part * (BK * 128))";
-  const bDesc = `${transposedB ? "k_major<64>" : "mn_major<64, BK>"}(stage + B_AT)`;
-  const aStep = rowsForm ? "k_step<64, BM>" : "mn_step<64>";
-  const bStep = transposedB ? "k_step<64, BN>" : "mn_step<64>";
+  const bDesc = `${alongB ? "k_major<64>" : "mn_major<64, BK>"}(stage + B_AT)`;
+  const aStep = alongA ? "k_step<64, BM>" : "mn_step<64>";
+  const bStep = alongB ? "k_step<64, BN>" : "mn_step<64>";
   const multiply = `const u64 a_desc = ${aDesc}, b_desc = ${bDesc};
         pin(sum);
         wgmma_begin();
         #pragma unroll
         for (int i = 0; i < BK / 16; ++i)
-          wgmma_ss<${Number(!rowsForm)}, ${Number(!transposedB)}>(sum, a_desc + ${aStep}(i), b_desc + ${bStep}(i), 1);
+          wgmma_ss<${Number(!alongA)}, ${Number(!alongB)}>(sum, a_desc + ${aStep}(i), b_desc + ${bStep}(i), 1);
         wgmma_commit();
         wgmma_wait<1>(); // the previous step's
         if (held_empty && lane == 0) barrier_arrive(held_empty);`;
-  // The tensor cores add 8-bit products in fewer bits than f32 has, so every 128 are added up outside
-  // (DeepSeek-V3, section 3.3.2), which is also where the scales change.
-  const multiplyF8 = `const u64 a_desc = ${aDesc}, b_desc = ${bDesc};
-        f32 product[BN / 2], scale[2];
-        pin(product);
-        wgmma_begin();
-        #pragma unroll
-        for (int i = 0; i < 4; ++i) wgmma_f8(product, a_desc + k_step<64, BM>(i), b_desc + k_step<64, BN>(i), i > 0);
-        wgmma_commit();
-        const f32 scale_b = b_scale[(i64)at.group * ${b.scale?.batch[0] ?? 0} + (i64)step * ${b.scale?.row} + (i64)(at.column / 128) * ${b.scale?.col}];
-        #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int r = min(at.row + part * 64 + (thread >> 5) * 16 + (lane >> 2) + 8 * h, ROWS - 1);
-          scale[h] = scale_b * a_scale[(i64)r * ${a.scale?.row} + (i64)step * ${a.scale?.col}];
+  const scales = !f8
+    ? { params: "", args: [] }
+    : stagedScales
+      ? {
+          params:
+            ",\n    const __grid_constant__ TensorMap a_scales, const __grid_constant__ TensorMap b_scales",
+          args: [
+            { tensorMap: scaleMap(a, k.rows, k.k, BM) },
+            { tensorMap: scaleMap(b, k.rows, k.n, bn) },
+          ],
         }
-        wgmma_wait<0>();
-        pin(product);
-        if (lane == 0) barrier_arrive(ring.empty());
-        #pragma unroll
-        for (int i = 0; i < BN / 2; ++i) sum[i] += product[i] * scale[i >> 1 & 1];`;
+      : {
+          params: ",\n    const f32* __restrict__ a_scale, const f32* __restrict__ b_scale",
+          args: scaleArgs(k),
+        };
   const source = `${f8 ? hopper([], [bn]) : hopper([bn])}${constants({
     BM,
     BK: bk,
@@ -260,11 +249,12 @@ export function hopperGroupedMatmul(
     STAGES: stages,
     STAGE_BYTES: stageBytes,
     B_AT: aBytes,
+    SCALES_AT: aBytes + bBytes,
     BARS: stages * stageBytes,
   })}${RUNS}${aRows || bRows ? LINES : ""}
 struct Place { int group, row, column, end, steps; };
 extern "C" __global__ void __launch_bounds__(384, 1) grouped_matmul(const ${a.dtype}* __restrict__ a, const ${b.dtype}* __restrict__ b,
-    ${out.dtype}* __restrict__ out, const i32* __restrict__ offsets, const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map${look.params}${f8 ? ",\n    const f32* __restrict__ a_scale, const f32* __restrict__ b_scale" : ""}) {
+    ${out.dtype}* __restrict__ out, const i32* __restrict__ offsets, const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map${look.params}${scales.params}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, warp_group = warpgroup(), lane = threadIdx.x & 31;
@@ -324,7 +314,7 @@ ${find}
       for (int step = 0; step < at.steps; ++step) {
         const u32 stage = shared + ring.stage * STAGE_BYTES;
         ring.wait_full();
-        ${f8 ? multiplyF8 : multiply}
+        ${f8 ? multiplyScaled(k) : multiply}
         ${f8 ? "" : "held_empty = ring.empty();"}
         ring.next();
       }
@@ -354,7 +344,7 @@ ${find}
           { tensorMap: aMap },
           { tensorMap: bMap },
           ...look.args,
-          ...scaleArgs(k),
+          ...scales.args,
         ],
       },
     ],

@@ -8,6 +8,7 @@ import type {
   HeadsView,
   MatrixView,
 } from "../contract.ts";
+import { dtypeBytes } from "../contract.ts";
 import { H100, type Launch, type Lowered } from "../kernel.ts";
 import { hopperGroupedMatmul, tileWidth } from "./grouped-matmul.ts";
 import { plainGroupedMatmul } from "./grouped-plain.ts";
@@ -102,7 +103,9 @@ function expectSane(lowered: Lowered): void {
       expect(box).toHaveLength(dims.length);
       for (const stride of strides) expect(stride % 16).toBe(0);
       for (const side of box) expect(side).toBeLessThanOrEqual(256);
-      expect((box[0] as number) * (dtype === "bf16" ? 2 : 1)).toBe(swizzle);
+      const line = (box[0] as number) * dtypeBytes(dtype);
+      if (swizzle > 0) expect(line).toBe(swizzle);
+      else expect(line % 16).toBe(0);
     }
   }
   expect(lowered.source).not.toMatch(/undefined|NaN,|\[object/);
@@ -290,6 +293,48 @@ describe("grouped products", () => {
     ]);
     const coarser = { ...a, scale: scale(4, [1, 256]) };
     expect(entries(lower(product({ a: coarser, b }), H100))).toEqual(["grouped_matmul_plain"]);
+  });
+
+  test("e4m3 scaled along runs of whole blocks, turned over, gives the weights' gradient", () => {
+    const [rows, k, n] = [1024, 200, 136];
+    const turned = (slot: number, width: number, scaleSlot: number): MatrixView => ({
+      ...view(slot, { dtype: "f8e4m3", row: 1, col: rows }),
+      scale: { slot: scaleSlot, block: [128, 1], batch: [], row: width, col: 1 },
+    });
+    const kernel = product({
+      ...{ form: "groups", rows, k, n },
+      a: turned(0, k, 4),
+      b: turned(1, n, 5),
+      out: view(2, { batch: [k * n], row: n }),
+    });
+    const lowered = lower(kernel, H100);
+    expect(entries(lowered)).toEqual(["grouped_matmul"]);
+    expect(lowered.source).toContain("e4m3.e4m3");
+    expectSane(lowered);
+    const maps = (lowered.launches[0] as Launch).args.filter((arg) => "tensorMap" in arg);
+    expect(maps.map(({ tensorMap }) => [tensorMap.dims, tensorMap.box])).toEqual([
+      [
+        [rows, k],
+        [128, 128],
+      ],
+      [
+        [rows, n],
+        [128, 128],
+      ],
+      [
+        [k, rows / 128],
+        [128, 1],
+      ],
+      [
+        [n, rows / 128],
+        [128, 1],
+      ],
+    ]);
+    // As they lie, or with scales of other blocks, they are not for the tensor cores.
+    const asTheyLie = { ...kernel.a, row: k, col: 1 };
+    const coarse = { ...kernel.a, scale: { ...kernel.a.scale, block: [256, 1] } } as MatrixView;
+    for (const a of [asTheyLie, coarse])
+      expect(entries(lower({ ...kernel, a }, H100))).toEqual(["grouped_matmul_plain"]);
   });
 
   test("rows that are looked up are copied by threads, which arrive at the barrier, too", () => {

@@ -64,16 +64,22 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
   const columnTiles = Math.max(1, Math.ceil(width / TILE));
   if (tiles === 0 || (width === 0 && !runs)) return { source: "", launches: [] };
 
-  const perLoad = 16 / dtypeBytes(x.dtype);
+  const bytes = dtypeBytes(x.dtype);
   const whole = width % 8 === 0;
-  const vectors =
-    whole && x.col === 1 && x.offset % perLoad === 0 && x.row % perLoad === 0 && perLoad <= 8;
+  const vectors = whole && x.col === 1 && [x.offset, x.row].every((n) => (n * bytes) % 16 === 0);
+  // Numbers are kept as words: as 16-bit values they would take a register each.
+  const value =
+    bytes === 4
+      ? "__uint_as_float(raw[p][j])"
+      : `to_f32(${x.dtype}{(u16)(raw[p][j / 2] >> 16 * (j & 1))})`;
+  const bits = (at: string) =>
+    bytes === 4 ? `__float_as_uint(${at})` : `(u32)${at}.bits << 16 * (j & 1)`;
   const line = `x + (i64)${xRows ? `looked_up(x_rows, r, ${xRows.extent})` : "r"} * ${x.row}`;
   const load = vectors
-    ? `if (r < end && column < WIDTH) load_vec(raw[p], ${line} + column);`
+    ? `if (r < end && column < WIDTH) load_vec(raw[p], (const u32*)(${line} + column));`
     : `if (r < end)
       UNROLL for (int j = 0; j < 8; ++j)
-        if (column + j < WIDTH) raw[p][j] = (${line})[(i64)(column + j) * ${x.col}];`;
+        if (column + j < WIDTH) raw[p][j * ${bytes} / 4] |= ${bits(`(${line})[(i64)(column + j) * ${x.col}]`)};`;
   const storeRow = whole
     ? `if (r < end && column < WIDTH) *(uint2*)(values + (i64)r * WIDTH + column) = word;`
     : `if (r < end)
@@ -83,11 +89,11 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
   f32 row_scale = 0;
   UNROLL for (int p = 0; p < 8; ++p) {
     f32 largest = 0;
-    UNROLL for (int j = 0; j < 8; ++j) largest = max_nan(largest, fabsf(to_f32(raw[p][j])));
+    UNROLL for (int j = 0; j < 8; ++j) largest = max_nan(largest, fabsf(value(p, j)));
     UNROLL for (int d = 1; d < 16; d *= 2) largest = max_nan(largest, __shfl_xor_sync(FULL, largest, d));
     const f32 scale = scale_of(largest), inverse = inverse_of(scale);
     if (chunk == p) row_scale = scale;
-    const uint2 word = four_and_four([&](int j) { return to_f32(raw[p][j]) * inverse; });
+    const uint2 word = four_and_four([&](int j) { return value(p, j) * inverse; });
     const int r = row + 8 * eight + p;
     ${storeRow}
   }
@@ -97,7 +103,7 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
   if (tile >= LENGTH / 128) return;
   UNROLL for (int j = 0; j < 8; ++j) {
     f32 largest = 0;
-    UNROLL for (int p = 0; p < 8; ++p) largest = max_nan(largest, fabsf(to_f32(raw[p][j])));
+    UNROLL for (int p = 0; p < 8; ++p) largest = max_nan(largest, fabsf(value(p, j)));
     largest = max_nan(largest, __shfl_xor_sync(FULL, largest, 16));
     if (lane < 16) maxima[warp][16 * j + chunk] = largest;
   }
@@ -113,7 +119,7 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
   __syncthreads();
   UNROLL for (int j = 0; j < 8; ++j) {
     const f32 inverse = inverses[16 * j + chunk];
-    const uint2 word = four_and_four([&](int p) { return to_f32(raw[p][j]) * inverse; });
+    const uint2 word = four_and_four([&](int p) { return value(p, j) * inverse; });
     // Neighbours' words stand in other banks.
     words[(8 * chunk + j) * 16 + (eight ^ chunk)] = in_run ? word : uint2{0, 0};
   }
@@ -142,7 +148,7 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
     parameters.push(["i32* __restrict__ starts", slot(runs.starts)]);
   }
   // Three blocks of 16-bit numbers share a multiprocessor's registers.
-  const blocks = dtypeBytes(x.dtype) === 2 ? 3 : 1;
+  const blocks = bytes === 2 ? 3 : 1;
   const source = `${constants({
     ROWS: rows,
     WIDTH: width,
@@ -166,9 +172,10 @@ extern "C" __global__ void __launch_bounds__(256, ${blocks}) quantize(${paramete
   const int chunk = lane & 15, eight = threadIdx.x >> 4; // of columns and rows
   const int tile = blockIdx.x / COLUMN_TILES, column0 = blockIdx.x % COLUMN_TILES * 128, column = column0 + 8 * chunk;
   ${runs ? FIND : "const int row = tile * 128, end = ROWS;\n  const bool in_run = true;"}
-  ${x.dtype} raw[8][8];
+  u32 raw[8][${2 * bytes}];
+  const auto value = [&](int p, int j) { return ${value}; };
   UNROLL for (int p = 0; p < 8; ++p) {
-    UNROLL for (int j = 0; j < 8; ++j) raw[p][j] = ${dtypeBytes(x.dtype) === 4 ? "0" : `${x.dtype}{0}`};
+    UNROLL for (int i = 0; i < ${2 * bytes}; ++i) raw[p][i] = 0;
     const int r = row + 8 * eight + p;
     ${load}
   }

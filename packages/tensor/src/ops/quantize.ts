@@ -1,5 +1,5 @@
 /** Quantisation to E4M3 for products both ways, by one kernel; for backends that have it. */
-import { isFloat } from "../dtype.ts";
+import { dtypeBytes, isFloat } from "../dtype.ts";
 import { describe, type Spec } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
 import type { BlockScale } from "./matrix.ts";
@@ -12,8 +12,8 @@ const BLOCK = 128;
 define("quantize", {
   infer([x, offsets]) {
     const t = x as Tensor;
-    if (t.rank !== 2 || !isFloat(t.dtype))
-      throw new Error(`quantize needs a matrix of floats, got ${describe(t)}`);
+    if (t.rank !== 2 || !isFloat(t.dtype) || dtypeBytes(t.dtype) < 2)
+      throw new Error(`quantize needs a matrix of floats of 16 or 32 bits, got ${describe(t)}`);
     if (offsets && (offsets.dtype !== "i32" || offsets.rank !== 1 || offsets.size < 1))
       throw new Error(`quantize: offsets should be i32[groups + 1], got ${describe(offsets)}`);
     const [rows, width] = t.shape as [number, number];
