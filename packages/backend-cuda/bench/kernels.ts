@@ -7,6 +7,7 @@ import type { Backend, DeviceBuffer, DType } from "../src/contract.ts";
 import { dtypeBytes, toF32 } from "../src/contract.ts";
 import { cudaBackend } from "../src/index.ts";
 import { BANDWIDTH, type Case, RandomValues } from "./case.ts";
+import { FP8_CASES } from "./fp8-cases.ts";
 import { loopCases } from "./loop-cases.ts";
 import { MATRIX_CASES } from "./matrix-cases.ts";
 
@@ -111,7 +112,7 @@ let wrong = 0;
 console.log(
   `${"kernel".padEnd(60)} ${"error".padStart(8)} ${"ms".padStart(8)} TFLOP/s   GB/s of floor`,
 );
-for (const make of [...MATRIX_CASES, ...loopCases(backend)]) {
+for (const make of [...MATRIX_CASES, ...FP8_CASES, ...loopCases(backend)]) {
   const c = make();
   if (!pattern.test(c.name)) continue;
   const { error, stable, milliseconds: ms } = measure(backend, c);

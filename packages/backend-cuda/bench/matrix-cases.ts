@@ -3,16 +3,16 @@ import type { BufferSpec, DType, HeadsView, Kernel, MatrixView } from "../src/co
 import { dtypeBytes } from "../src/contract.ts";
 import { type Case, RATE, type Sample, some, totalBytes } from "./case.ts";
 
-interface Slot {
+export interface Slot {
   readonly dtype: DType;
   readonly elements: number;
   /** What an input holds; random numbers if absent. */
   readonly data?: Int32Array | Float32Array;
 }
 
-type Read = (slot: number, index: number) => number;
+export type Read = (slot: number, index: number) => number;
 
-interface Single {
+export interface Single {
   readonly name: string;
   readonly kernel: Kernel;
   readonly slots: readonly Slot[];
@@ -25,7 +25,7 @@ interface Single {
 }
 
 /** A program of one step. */
-function single(c: Single): Case {
+export function single(c: Single): Case {
   const inputs = c.slots.flatMap((_, slot) => (c.writes.includes(slot) ? [] : [slot]));
   const order = [...inputs, ...c.writes];
   const bufferOf = (slot: number) => order.indexOf(slot);
@@ -70,7 +70,7 @@ function heads(slot: number, t: number, h: number, w: number): HeadsView {
   return { slot, dtype: "bf16", offset: 0, strides: [t * h * w, h * w, w, 1] };
 }
 
-function dot(n: number, a: (i: number) => number, b: (i: number) => number): number {
+export function dot(n: number, a: (i: number) => number, b: (i: number) => number): number {
   let sum = 0;
   for (let i = 0; i < n; i++) sum += a(i) * b(i);
   return sum;
