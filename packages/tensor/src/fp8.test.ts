@@ -240,3 +240,15 @@ it("a layer's operands are quantised once each, both ways", () => {
     ["groups", [128, 1], [128, 1]],
   ]);
 });
+
+it("products that learn nothing quantise rows where these are computed", () => {
+  setBackend({ ...referenceBackend(), keepsRows: true, quantizes: true });
+  const multiply = compile((x: Tensor, values: Tensor, scale: Tensor) =>
+    linear(mul(x, 2), inFp8(dequantize(values, { scale, block: [128, 128] }))),
+  );
+  const x = tensor(new Float32Array(48 * 128), { shape: [48, 128] });
+  const values = tensor(new Float32Array(64 * 128), { shape: [64, 128], dtype: "f8e4m3" });
+  const scale = tensor([1], { shape: [1, 1] });
+  const { steps } = multiply.program(x, values, scale).program;
+  expect(steps.map(({ kernel }) => kernel.kind)).toEqual(["loop", "matmul"]);
+});

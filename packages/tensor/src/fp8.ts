@@ -125,14 +125,12 @@ interface Quantized {
 
 /**
  * x quantised both ways, by one kernel where the backend has it; the columns of an activation are then
- * kept for the backward pass. Elsewhere an activation is `kept` as rows, and its columns are made of
- * these (section 3.3.3), without a regard for runs.
+ * what is kept for the backward pass. Elsewhere an activation is `kept` as rows, and its columns are made
+ * of these (section 3.3.3), whatever the runs. Where a product learns nothing and rows are all it takes
+ * (`rowsAlone`), these are best quantised by the loop that computes x.
  */
-function quantized(
-  x: Tensor,
-  { kept = false, offsets }: { readonly kept?: boolean; readonly offsets?: Tensor } = {},
-): Quantized {
-  if (getBackend().quantizes) {
+function quantized(x: Tensor, { kept, offsets, rowsAlone }: QuantizedOptions): Quantized {
+  if (getBackend().quantizes && !rowsAlone) {
     const { columns, ...rest } = quantize(x, offsets);
     return { ...rest, columns: () => columns };
   }
@@ -141,13 +139,21 @@ function quantized(
   return { rows, columns };
 }
 
+interface QuantizedOptions {
+  readonly kept: boolean;
+  readonly rowsAlone: boolean;
+  /** Of runs of rows that columns are not to mix. */
+  readonly offsets?: Tensor;
+}
+
 /** x [N, K] · wᵀ with w [M, K], as `linear`: [N, M] in x's dtype. */
 export function fp8Linear(x: Tensor, w: Tensor): Tensor {
   const stored = storedInFp8(w);
   // Few rows take as long as reading the weights does, whatever they are multiplied in.
   if (stored && (x.shape[0] as number) <= FEW)
     return matmul(x, w, { transposeB: true, dtype: x.dtype });
-  const activation = quantized(stopGradient(x), { kept: true });
+  const rowsAlone = stored !== undefined;
+  const activation = quantized(stopGradient(x), { kept: true, rowsAlone });
   const weights = stored ?? inTiles(w);
   const multiply = (a: Fp8Matrix, b: Fp8Matrix, transposes: MatmulOptions) =>
     matmul(a.values, b.values, { ...transposes, dtype: x.dtype, aScale: a, bScale: b });
@@ -157,7 +163,7 @@ export function fp8Linear(x: Tensor, w: Tensor): Tensor {
       save: null,
     }),
     (_, dy: Tensor) => {
-      const gradient = quantized(dy);
+      const gradient = quantized(dy, { kept: false, rowsAlone });
       const dx = multiply(gradient.rows, weights, {});
       if (stored) return [dx, null];
       const dw = multiply(gradient.columns(), activation.columns(), { transposeA: true });
@@ -170,7 +176,8 @@ export function fp8Linear(x: Tensor, w: Tensor): Tensor {
 /** {@link fp8Linear} with a matrix of w [G, M, K] per run of rows, as `groupedLinear`. */
 export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
   const stored = storedInFp8(w);
-  const activation = quantized(stopGradient(x), { kept: true, offsets });
+  const rowsAlone = stored !== undefined;
+  const activation = quantized(stopGradient(x), { kept: true, rowsAlone, offsets });
   const weights = stored ?? inTiles(w);
   const multiply = (a: Fp8Matrix, transposeB: boolean) => {
     const scales = { aScale: a, bScale: weights };
@@ -190,7 +197,7 @@ export function fp8GroupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor 
   const product = customGradient(
     (_x: Tensor, _w: Tensor) => ({ output: multiply(activation.rows, true), save: null }),
     (_, dy: Tensor) => {
-      const gradient = quantized(dy, { offsets });
+      const gradient = quantized(dy, { kept: false, rowsAlone, offsets });
       const dx = multiply(gradient.rows, false);
       if (stored) return [dx, null];
       const dw = outer(gradient, activation);

@@ -25,6 +25,7 @@ DEVICE f32 inverse_of(f32 scale) { return scale == 0.0f ? 1.0f : 1.0f / scale; }
 const FIND = `
   int row = 0, end = 0, before = 0;
   bool in_run = false;
+  #pragma unroll 4
   for (int g0 = 0; g0 < GROUPS; g0 += 32) {
     const int g = g0 + lane;
     const int from = g < GROUPS ? bound(offsets, g) : 0, to = g < GROUPS ? max(from, bound(offsets, g + 1)) : 0;
