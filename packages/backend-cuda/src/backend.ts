@@ -58,6 +58,7 @@ export class CudaBackend implements Backend {
   readonly name = "cuda";
   readonly keepsRows = true;
   readonly quantizes = true;
+  readonly readsTails = true;
   readonly #device: Device;
   readonly #compiler: KernelCompiler;
   readonly #close: () => void;

@@ -27,6 +27,7 @@ export type {
   Reduce,
   RowLookup,
   ScatterKernel,
+  SplitHeadsView,
   Stage,
   Step,
   Store,

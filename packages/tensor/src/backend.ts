@@ -31,6 +31,11 @@ export interface Backend {
   readonly keepsRows?: boolean;
   /** Whether it has the kernel "quantize". Programs for others quantise in loops. */
   readonly quantizes?: boolean;
+  /**
+   * Whether its attention reads queries and keys whose last columns lie elsewhere (`tail` of a
+   * `SplitHeadsView`). Programs for others join them in memory first.
+   */
+  readonly readsTails?: boolean;
   /** Uninitialised memory, aligned to 64 bytes or more. Zero bytes are allowed. */
   alloc(bytes: number): DeviceBuffer;
   free(buffer: DeviceBuffer): void;
@@ -190,6 +195,15 @@ export interface HeadsView {
 }
 
 /**
+ * The same, whose last columns may lie elsewhere: column c of the width, from `tail.from` on, is column
+ * c − tail.from of the tail, in the same dtype. Then both parts are multiples of 16 columns wide, with
+ * width stride 1 and all other strides and offsets multiples of 8.
+ */
+export interface SplitHeadsView extends HeadsView {
+  readonly tail?: HeadsView & { readonly from: number };
+}
+
+/**
  * Shapes and masks shared by attention and its derivative. Query head h reads key head
  * floor(h · keyHeads / heads). Query t of `queries` sits at position length[b] − queries + t, where
  * length[b] is `keys` without a `lengths` slot; it sees key s if s < length[b], if not causal or
@@ -220,8 +234,8 @@ export interface AttentionShape {
 /** o[b, t, h] = softmax(scale · q k^T + mask) v; lse f32 [batch, heads, queries]; both contiguous. */
 export interface AttentionKernel extends AttentionShape {
   readonly kind: "attention";
-  readonly q: HeadsView;
-  readonly k: HeadsView;
+  readonly q: SplitHeadsView;
+  readonly k: SplitHeadsView;
   readonly v: HeadsView;
   readonly out: HeadsView;
   readonly lse: number;
@@ -230,8 +244,8 @@ export interface AttentionKernel extends AttentionShape {
 /** Gradients of attention for q, k and v from that of o, contiguous [batch, time, heads, width]. */
 export interface AttentionGradKernel extends AttentionShape {
   readonly kind: "attentionGrad";
-  readonly q: HeadsView;
-  readonly k: HeadsView;
+  readonly q: SplitHeadsView;
+  readonly k: SplitHeadsView;
   readonly v: HeadsView;
   readonly out: HeadsView;
   readonly dout: HeadsView;

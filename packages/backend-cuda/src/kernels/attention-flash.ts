@@ -12,12 +12,14 @@ import type { DeviceInfo, Lowered } from "../kernel.ts";
 import {
   at,
   copyable,
+  copyHeads,
   f32,
   HEAD_MAP,
   isEmpty,
   masks,
   shapeConstants,
   TURNS,
+  tails,
   viewArg,
   warpgroups,
 } from "./attention-shape.ts";
@@ -75,13 +77,14 @@ const STAGES = 2;
 
 /** Tile sizes that fit in shared memory and registers, or undefined. */
 function plan(k: AttentionKernel, device: DeviceInfo): Plan | undefined {
+  const { bounds } = tails(k);
   for (const keys of [128, 64]) {
-    const kt = tile(keys, k.qkWidth);
+    const kt = tile(keys, k.qkWidth, ...bounds);
     const v = tile(keys, k.vWidth);
     // Accumulators: output, scores and packed probabilities of one thread.
     const registers = v.width / 2 + keys / 2 + keys / 4;
     const warps = warpgroups(registers);
-    const q = tile(64 * warps.groups, k.qkWidth);
+    const q = tile(64 * warps.groups, k.qkWidth, ...bounds);
     const shared = q.bytes + STAGES * (kt.bytes + v.bytes) + 128;
     if (shared <= device.sharedPerBlock && registers <= 176 && v.width <= 256)
       return { q, k: kt, v, shared, warps };
@@ -105,6 +108,7 @@ export function flashAttention(k: AttentionKernel, device: DeviceInfo): Lowered 
   const bytesPerHead = (k.keys * (k.qkWidth + k.vWidth) * 2 * k.keyHeads) / k.heads;
   const together = Math.max(1, Math.min(heads, Math.floor(device.l2Bytes / 2 / bytesPerHead)));
   const mask = masks(k);
+  const tail = tails(k);
   const segment = mask.sameSegment("b", "s", "own[i >> 1 & 1]");
 
   const source = `${hopper([p.k.rows, p.v.width])}${shapeConstants(k)}${constants({
@@ -126,7 +130,7 @@ export function flashAttention(k: AttentionKernel, device: DeviceInfo): Lowered 
   })}constexpr f32 SCALE_LOG2 = ${f32(k.scale * Math.LOG2E)}, SCALE = ${f32(k.scale)};
 ${HEAD_MAP}${TURNS}${ONLINE_SOFTMAX}
 extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention(const bf16* __restrict__ q, const bf16* __restrict__ k,
-    const bf16* __restrict__ v, bf16* __restrict__ out, f32* __restrict__ lse${mask.params}) {
+    const bf16* __restrict__ v, bf16* __restrict__ out, f32* __restrict__ lse${mask.params}${tail.params}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, group = warpgroup();
@@ -155,15 +159,30 @@ extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention
   if (group == 0) { // copies
     registers_give<${give}>();
     if (tiles > 0) {
-      copy_tile<BM, QK_WIDTH, QK, QK_PANEL, 128>(shared, thread, q, [&](int r) {
-        return q0 + r < QUERIES ? q + ${at(k.q, "b", "q0 + r", "h")} : nullptr; });
+      ${copyHeads({
+        name: "q",
+        view: k.q,
+        to: "shared",
+        rows: "BM",
+        panel: "QK_PANEL",
+        row: "q0 + r",
+        limit: "QUERIES",
+        at: (view) => at(view, "b", "row", "h"),
+      })}
       copies_arrive(q_full);
     }
     for (int j = tiles - 1; j >= 0; --j) {
       kr.wait_empty();
-      copy_tile<BN, QK_WIDTH, QK, QK_PANEL, 128>(shared + K_AT + kr.stage * K_BYTES, thread, k, [&](int r) {
-        const int s = j * BN + r;
-        return s < length ? k + ${mask.key(k.k, "b", "s", "kh")} : nullptr; });
+      ${copyHeads({
+        name: "k",
+        view: k.k,
+        to: "shared + K_AT + kr.stage * K_BYTES",
+        rows: "BN",
+        panel: "QK_PANEL",
+        row: "j * BN + r",
+        limit: "length",
+        at: (view) => mask.key(view, "b", "row", "kh"),
+      })}
       copies_arrive(kr.full());
       kr.next();
       vr.wait_empty();
@@ -279,6 +298,7 @@ extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention
           viewArg(k.out, 2),
           { slot: k.lse },
           ...mask.args,
+          ...tail.args,
         ],
       },
     ],

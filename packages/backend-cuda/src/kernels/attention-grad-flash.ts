@@ -10,18 +10,20 @@
  *
  *     dV = Pᵀ dO      dS = P ∘ (dO Vᵀ − δ)      dQ = scale · dS K      dK = scale · dSᵀ Q
  */
-import type { AttentionGradKernel } from "../contract.ts";
+import type { AttentionGradKernel, HeadsView } from "../contract.ts";
 import type { DeviceInfo, Lowered } from "../kernel.ts";
 import { gradStatistics, gradStatisticsLaunch } from "./attention-plain.ts";
 import {
   at,
   copyable,
+  copyHeads,
   f32,
   HEAD_MAP,
   isEmpty,
   masks,
   shapeConstants,
   TURNS,
+  tails,
   viewArg,
   warpgroups,
 } from "./attention-shape.ts";
@@ -65,13 +67,14 @@ export function flashAttentionGrad(
     !narrow
   )
     return undefined;
-  const qk = tile(WALK, k.qkWidth);
+  const tail = tails(k);
+  const qk = tile(WALK, k.qkWidth, ...tail.bounds);
   const v = tile(WALK, k.vWidth);
   // Accumulators of a thread: sums, two tiles of 64 × WALK (one and dv in the second pass), p or ds.
   const registers = qk.width / 2 + Math.max(WALK, v.width / 2 + WALK / 2) + WALK / 4;
   const { groups, take, give } = warpgroups(registers);
   const OWN = 64 * groups; // rows that a block owns
-  const ownQk = tile(OWN, k.qkWidth);
+  const ownQk = tile(OWN, k.qkWidth, ...tail.bounds);
   const ownV = tile(OWN, k.vWidth);
   if (qk.width + v.width > 320 || qk.width > 256) return undefined;
   const statistics = 2 * WALK * 4;
@@ -91,6 +94,21 @@ export function flashAttentionGrad(
   const same = (t: string, s: string) => {
     const text = mask.sameSegment("b", s, mask.segment("b", t));
     return text && ` && ${text}`;
+  };
+
+  const queries = {
+    name: "q" as const,
+    view: k.q,
+    panel: "QK_PANEL",
+    limit: "QUERIES",
+    at: (view: HeadsView) => at(view, "b", "row", "h"),
+  };
+  const keys = {
+    name: "k" as const,
+    view: k.k,
+    panel: "QK_PANEL",
+    limit: "length",
+    at: (view: HeadsView) => at(view, "b", "row", "kh"),
   };
 
   const source = `${hopper([WALK, qk.width, v.width])}${shapeConstants(k)}${constants({
@@ -120,7 +138,7 @@ DEVICE Place place(int tiles, int heads, int together) {
 
 extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention_grad_q(const bf16* __restrict__ q, const bf16* __restrict__ k,
     const bf16* __restrict__ v, const bf16* __restrict__ dout, const f32* __restrict__ stat_lse, const f32* __restrict__ stat_delta,
-    bf16* __restrict__ dq${mask.params}) {
+    bf16* __restrict__ dq${mask.params}${tail.params}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, group = warpgroup();
@@ -143,18 +161,14 @@ extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention
 
   if (group == 0) { // copies
     registers_give<${give}>();
-    const auto row = [&](int r) { return q0 + r < QUERIES; };
-    copy_tile<OWN, QK_WIDTH, QK, QK_PANEL, 128>(shared, thread, q, [&](int r) {
-      return row(r) ? q + ${at(k.q, "b", "q0 + r", "h")} : nullptr; });
+    ${copyHeads({ ...queries, to: "shared", rows: "OWN", row: "q0 + r" })}
     copy_tile<OWN, V_WIDTH, V, V_PANEL, 128>(shared + OWN_V_AT, thread, q, [&](int r) {
-      return row(r) ? dout + ${at(k.dout, "b", "q0 + r", "h")} : nullptr; });
+      return q0 + r < QUERIES ? dout + ${at(k.dout, "b", "q0 + r", "h")} : nullptr; });
     copies_arrive(own_full);
     for (int j = tiles - 1; j >= 0; --j) {
       const u32 stage = shared + STAGES_AT + ring.stage * STAGE_BYTES;
       ring.wait_empty();
-      copy_tile<WALK, QK_WIDTH, QK, QK_PANEL, 128>(stage, thread, q, [&](int r) {
-        const int s = j * WALK + r;
-        return s < length ? k + ${at(k.k, "b", "s", "kh")} : nullptr; });
+      ${copyHeads({ ...keys, to: "stage", rows: "WALK", row: "j * WALK + r" })}
       copy_tile<WALK, V_WIDTH, V, V_PANEL, 128>(stage + V_AT, thread, q, [&](int r) {
         const int s = j * WALK + r;
         return s < length ? v + ${at(k.v, "b", "s", "kh")} : nullptr; });
@@ -223,7 +237,7 @@ extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention
 
 extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention_grad_kv(const bf16* __restrict__ q, const bf16* __restrict__ k,
     const bf16* __restrict__ v, const bf16* __restrict__ dout, const f32* __restrict__ stat_lse, const f32* __restrict__ stat_delta,
-    bf16* __restrict__ dk, bf16* __restrict__ dv${mask.params}) {
+    bf16* __restrict__ dk, bf16* __restrict__ dv${mask.params}${tail.params}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, group = warpgroup();
@@ -245,17 +259,14 @@ extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention
 
   if (group == 0) { // copies
     registers_give<${groups === 3 ? give : 24}>();
-    copy_tile<OWN, QK_WIDTH, QK, QK_PANEL, 128>(shared, thread, q, [&](int r) {
-      return s0 + r < length ? k + ${at(k.k, "b", "s0 + r", "kh")} : nullptr; });
+    ${copyHeads({ ...keys, to: "shared", rows: "OWN", row: "s0 + r" })}
     copy_tile<OWN, V_WIDTH, V, V_PANEL, 128>(shared + OWN_V_AT, thread, q, [&](int r) {
       return s0 + r < length ? v + ${at(k.v, "b", "s0 + r", "kh")} : nullptr; });
     copies_arrive(own_full);
     for (int h = h_begin; h < h_end; ++h) for (int j = begin; j < end; ++j) {
       const u32 stage = shared + STAGES_AT + ring.stage * STAGE_BYTES;
       ring.wait_empty();
-      copy_tile<WALK, QK_WIDTH, QK, QK_PANEL, 128>(stage, thread, q, [&](int r) {
-        const int t = j * WALK + r;
-        return t < QUERIES ? q + ${at(k.q, "b", "t", "h")} : nullptr; });
+      ${copyHeads({ ...queries, to: "stage", rows: "WALK", row: "j * WALK + r" })}
       copy_tile<WALK, V_WIDTH, V, V_PANEL, 128>(stage + V_AT, thread, q, [&](int r) {
         const int t = j * WALK + r;
         return t < QUERIES ? dout + ${at(k.dout, "b", "t", "h")} : nullptr; });
@@ -359,14 +370,14 @@ extern "C" __global__ void __launch_bounds__(${128 * (groups + 1)}, 1) attention
         grid: [rowTiles * k.batch * k.heads],
         block: [128 * (groups + 1)],
         shared,
-        args: [...args, viewArg(k.dq, 2), ...mask.args],
+        args: [...args, viewArg(k.dq, 2), ...mask.args, ...tail.args],
       },
       {
         entry: "attention_grad_kv",
         grid: [keyTiles * k.batch * k.keyHeads],
         block: [128 * (groups + 1)],
         shared,
-        args: [...args, viewArg(k.dk, 2), viewArg(k.dv, 2), ...mask.args],
+        args: [...args, viewArg(k.dk, 2), viewArg(k.dv, 2), ...mask.args, ...tail.args],
       },
     ],
   };

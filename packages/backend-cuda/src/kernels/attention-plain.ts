@@ -3,7 +3,13 @@
  * exact where the tensor-core kernels round to bf16, and the reference on the device. Tiles of 32
  * queries × 32 keys; query heads that read one key head share its tiles.
  */
-import type { AttentionGradKernel, AttentionKernel, AttentionShape } from "../contract.ts";
+import type {
+  AttentionGradKernel,
+  AttentionKernel,
+  AttentionShape,
+  HeadsView,
+  SplitHeadsView,
+} from "../contract.ts";
 import { dtypeBytes } from "../contract.ts";
 import type { Launch, Lowered } from "../kernel.ts";
 import {
@@ -13,6 +19,7 @@ import {
   type Masks,
   masks,
   shapeConstants,
+  tails,
   viewArg,
 } from "./attention-shape.ts";
 import { constants } from "./hopper.ts";
@@ -24,30 +31,30 @@ DEVICE int my_row() { return threadIdx.x >> 3; }
 DEVICE int my_column(int i) { return (threadIdx.x & 7) + 8 * i; }
 DEVICE f32 row_max(f32 x) { for (int d = 1; d < 8; d *= 2) x = fmaxf(x, __shfl_xor_sync(FULL, x, d)); return x; }
 DEVICE f32 row_sum(f32 x) { for (int d = 1; d < 8; d *= 2) x += __shfl_xor_sync(FULL, x, d); return x; }
-// Columns c0 … c0 + 31 of 32 rows of a matrix; row(r) is an address or null.
-template <class Row> DEVICE void load(Square& to, int c0, int width, int stride, Row row) {
+// Columns c0 … c0 + 31 of 32 rows of a matrix; at(r, c) is the address of an element, or null.
+template <class At> DEVICE void load(Square& to, int c0, int width, At at) {
   for (int i = threadIdx.x; i < 1024; i += 256) {
-    const auto* from = row(i >> 5);
     const int c = c0 + (i & 31);
-    to[i >> 5][i & 31] = from != nullptr && c < width ? to_f32(from[(i64)c * stride]) : 0.0f;
+    const auto* from = c < width ? at(i >> 5, c) : nullptr;
+    to[i >> 5][i & 31] = from != nullptr ? to_f32(*from) : 0.0f;
   }
 }
 // out[i] += Σ_c a[row][c] b[column(i)][c] over the width of two matrices of 32 rows.
-template <class A, class B> DEVICE void dot_rows(f32 (&out)[4], Square& sa, Square& sb, int width, int stride_a, int stride_b, A a, B b) {
+template <class A, class B> DEVICE void dot_rows(f32 (&out)[4], Square& sa, Square& sb, int width, A a, B b) {
   for (int c0 = 0; c0 < width; c0 += 32) {
     __syncthreads();
-    load(sa, c0, width, stride_a, a);
-    load(sb, c0, width, stride_b, b);
+    load(sa, c0, width, a);
+    load(sb, c0, width, b);
     __syncthreads();
     for (int c = 0; c < 32; ++c)
       for (int i = 0; i < 4; ++i) out[i] += sa[my_row()][c] * sb[my_column(i)][c];
   }
 }
 // sum[row][c] = sum[row][c] * factor + Σ_s weight[row][s] b[s][c]
-template <class B> DEVICE void add_rows(f32* sum, f32 factor, Square& weight, Square& sb, int width, int stride, B b) {
+template <class B> DEVICE void add_rows(f32* sum, f32 factor, Square& weight, Square& sb, int width, B b) {
   for (int c0 = 0; c0 < width; c0 += 32) {
     __syncthreads();
-    load(sb, c0, width, stride, b);
+    load(sb, c0, width, b);
     __syncthreads();
     for (int i = 0; i < 4; ++i) {
       const int c = c0 + my_column(i);
@@ -78,6 +85,29 @@ function visible(k: AttentionShape, mask: Masks): string {
   return `const auto visible = [&](int t, int s) { return ${terms.join(" && ")}; };`;
 }
 
+/** Defines what `load` takes to find elements of rows of queries: of all heads of a key head. */
+function ofQueries(called: string, name: string, view: SplitHeadsView): string {
+  const element = elementOf(name, view, (v) => at(v, "b", "t", "h0 + (r0 + r) % SHARE"));
+  return `
+    const auto ${called} = [&](int r, int c) { const int t = (r0 + r) / SHARE; return t < QUERIES ? ${element} : nullptr; };`;
+}
+
+/** The same for rows of keys. */
+function ofKeys(called: string, name: string, view: SplitHeadsView, mask: Masks): string {
+  const element = elementOf(name, view, (v) => mask.key(v, "b", "s", "kh"));
+  return `
+    const auto ${called} = [&](int r, int c) { const int s = s0 + r; return s < length ? ${element} : nullptr; };`;
+}
+
+/** The address of column c of a row, which may lie in the tail. */
+function elementOf(name: string, view: SplitHeadsView, row: (v: HeadsView) => string): string {
+  const element = (name: string, v: HeadsView, c: string) =>
+    `${name} + ${row(v)} + (i64)(${c}) * ${v.strides[3]}`;
+  const { tail } = view;
+  if (tail === undefined) return element(name, view, "c");
+  return `(c < ${tail.from} ? ${element(name, view, "c")} : ${element(`${name}_tail`, tail, `c - ${tail.from}`)})`;
+}
+
 function rowsOf(k: AttentionShape): { share: number; rowTiles: number } {
   const share = k.heads % k.keyHeads === 0 ? k.heads / k.keyHeads : 1;
   return { share, rowTiles: Math.ceil((k.queries * share) / 32) };
@@ -86,12 +116,13 @@ function rowsOf(k: AttentionShape): { share: number; rowTiles: number } {
 /** @throws RangeError when a row of the output is too wide for shared memory (about 1,600) */
 export function plainAttention(k: AttentionKernel): Lowered {
   const mask = masks(k);
+  const tail = tails(k);
   const { share, rowTiles } = rowsOf(k);
   const shared = (3 * 32 * 33 + 32 * k.vWidth) * 4;
   checkShared(shared, "attention", k.vWidth);
   const source = `${header(k)}
 extern "C" __global__ void __launch_bounds__(256) attention_plain(const ${k.q.dtype}* __restrict__ q, const ${k.k.dtype}* __restrict__ k,
-    const ${k.v.dtype}* __restrict__ v, ${k.out.dtype}* __restrict__ out, f32* __restrict__ lse${mask.params}) {
+    const ${k.v.dtype}* __restrict__ v, ${k.out.dtype}* __restrict__ out, f32* __restrict__ lse${mask.params}${tail.params}) {
   extern __shared__ f32 memory[];
   Square& sa = *(Square*)memory; Square& sb = *(Square*)(memory + 1056); Square& p = *(Square*)(memory + 2112);
   f32* o = memory + 3168;
@@ -103,13 +134,9 @@ extern "C" __global__ void __launch_bounds__(256) attention_plain(const ${k.q.dt
   const int end = CAUSAL ? min(length, length - QUERIES + last + 1) : length;
   f32 m = -INF, l = 0;
   for (int i = threadIdx.x; i < 32 * V_WIDTH; i += 256) o[i] = 0;
-  for (int s0 = 0; s0 < end; s0 += 32) {
-    const auto key = [&](int r) { const int s = s0 + r; return s < length ? k + ${mask.key(k.k, "b", "s", "kh")} : nullptr; };
-    const auto value = [&](int r) { const int s = s0 + r; return s < length ? v + ${mask.key(k.v, "b", "s", "kh")} : nullptr; };
+  for (int s0 = 0; s0 < end; s0 += 32) {${ofQueries("query", "q", k.q)}${ofKeys("key", "k", k.k, mask)}${ofKeys("value", "v", k.v, mask)}
     f32 s[4] = {0, 0, 0, 0};
-    dot_rows(s, sa, sb, QK_WIDTH, ${k.q.strides[3]}, ${k.k.strides[3]}, [&](int r) {
-      const int t = (r0 + r) / SHARE;
-      return t < QUERIES ? q + ${at(k.q, "b", "t", "h0 + (r0 + r) % SHARE")} : nullptr; }, key);
+    dot_rows(s, sa, sb, QK_WIDTH, query, key);
     f32 top = m;
     for (int i = 0; i < 4; ++i) {
       s[i] = visible(t, s0 + my_column(i)) ? s[i] * SCALE : -INF;
@@ -125,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_plain(const ${k.q.dt
     }
     l = l * alpha + row_sum(sum);
     m = top;
-    add_rows(o, alpha, p, sb, V_WIDTH, ${k.v.strides[3]}, value);
+    add_rows(o, alpha, p, sb, V_WIDTH, value);
   }
   __syncthreads();
   if (t < QUERIES) {
@@ -150,6 +177,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_plain(const ${k.q.dt
           viewArg(k.out, dtypeBytes(k.out.dtype)),
           { slot: k.lse },
           ...mask.args,
+          ...tail.args,
         ],
       },
     ]),
@@ -207,19 +235,21 @@ export function gradStatisticsLaunch(
 /** Two passes: dq by tiles of queries, dk and dv by tiles of keys; sums in a fixed order. */
 export function plainAttentionGrad(k: AttentionGradKernel): Lowered {
   const mask = masks(k);
+  const tail = tails(k);
   const { share, rowTiles } = rowsOf(k);
   const sharedQ = (3 * 1056 + 32 * k.qkWidth) * 4;
   const sharedKv = (4 * 1056 + 32 * (k.qkWidth + k.vWidth)) * 4;
   checkShared(sharedKv, "attention's derivative", k.qkWidth + k.vWidth);
   const inputs = `const ${k.q.dtype}* __restrict__ q, const ${k.k.dtype}* __restrict__ k, const ${k.v.dtype}* __restrict__ v,
     const ${k.dout.dtype}* __restrict__ dout, const f32* __restrict__ stat_lse, const f32* __restrict__ stat_delta`;
-  const rows = `
-    const auto query = [&](int r) { const int t = (r0 + r) / SHARE; return t < QUERIES ? q + ${at(k.q, "b", "t", "h0 + (r0 + r) % SHARE")} : nullptr; };
-    const auto upstream = [&](int r) { const int t = (r0 + r) / SHARE; return t < QUERIES ? dout + ${at(k.dout, "b", "t", "h0 + (r0 + r) % SHARE")} : nullptr; };
-    const auto key = [&](int r) { const int s = s0 + r; return s < length ? k + ${mask.key(k.k, "b", "s", "kh")} : nullptr; };
-    const auto value = [&](int r) { const int s = s0 + r; return s < length ? v + ${mask.key(k.v, "b", "s", "kh")} : nullptr; };`;
+  const rows = [
+    ofQueries("query", "q", k.q),
+    ofQueries("upstream", "dout", k.dout),
+    ofKeys("key", "k", k.k, mask),
+    ofKeys("value", "v", k.v, mask),
+  ].join("");
   const source = `${header(k)}${gradStatistics(k, k.queries, 1)}
-extern "C" __global__ void __launch_bounds__(256) attention_grad_q(${inputs}, ${k.dq.dtype}* __restrict__ dq${mask.params}) {
+extern "C" __global__ void __launch_bounds__(256) attention_grad_q(${inputs}, ${k.dq.dtype}* __restrict__ dq${mask.params}${tail.params}) {
   extern __shared__ f32 memory[];
   Square& sa = *(Square*)memory; Square& sb = *(Square*)(memory + 1056); Square& ds = *(Square*)(memory + 2112);
   f32* sum = memory + 3168;
@@ -234,11 +264,11 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_q(${inputs}, ${
   for (int i = threadIdx.x; i < 32 * QK_WIDTH; i += 256) sum[i] = 0;
   for (int s0 = 0; s0 < end; s0 += 32) {${rows}
     f32 s[4] = {0, 0, 0, 0}, dp[4] = {0, 0, 0, 0};
-    dot_rows(s, sa, sb, QK_WIDTH, ${k.q.strides[3]}, ${k.k.strides[3]}, query, key);
-    dot_rows(dp, sa, sb, V_WIDTH, ${k.dout.strides[3]}, ${k.v.strides[3]}, upstream, value);
+    dot_rows(s, sa, sb, QK_WIDTH, query, key);
+    dot_rows(dp, sa, sb, V_WIDTH, upstream, value);
     for (int i = 0; i < 4; ++i)
       ds[my_row()][my_column(i)] = visible(t, s0 + my_column(i)) ? expf(s[i] * SCALE - log_sum) * (dp[i] - delta) * SCALE : 0.0f;
-    add_rows(sum, 1.0f, ds, sb, QK_WIDTH, ${k.k.strides[3]}, key);
+    add_rows(sum, 1.0f, ds, sb, QK_WIDTH, key);
   }
   __syncthreads();
   if (t < QUERIES)
@@ -246,7 +276,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_q(${inputs}, ${
       dq[${at(k.dq, "b", "t", "h")} + (i64)c * ${k.dq.strides[3]}] = from_f32<${k.dq.dtype}>(sum[my_row() * QK_WIDTH + c]);
 }
 
-extern "C" __global__ void __launch_bounds__(256) attention_grad_kv(${inputs}, ${k.dk.dtype}* __restrict__ dk, ${k.dv.dtype}* __restrict__ dv${mask.params}) {
+extern "C" __global__ void __launch_bounds__(256) attention_grad_kv(${inputs}, ${k.dk.dtype}* __restrict__ dk, ${k.dv.dtype}* __restrict__ dv${mask.params}${tail.params}) {
   extern __shared__ f32 memory[];
   Square& sa = *(Square*)memory; Square& sb = *(Square*)(memory + 1056);
   Square& p = *(Square*)(memory + 2112); Square& ds = *(Square*)(memory + 3168);
@@ -261,8 +291,8 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_kv(${inputs}, $
     const int begin = CAUSAL ? max(0, s0 - length + QUERIES) * SHARE / 32 * 32 : 0;
     for (int r0 = begin; r0 < QUERIES * SHARE; r0 += 32) {${rows}
       f32 x[4] = {0, 0, 0, 0}, dp[4] = {0, 0, 0, 0};
-      dot_rows(x, sa, sb, QK_WIDTH, ${k.k.strides[3]}, ${k.q.strides[3]}, key, query);
-      dot_rows(dp, sa, sb, V_WIDTH, ${k.v.strides[3]}, ${k.dout.strides[3]}, value, upstream);
+      dot_rows(x, sa, sb, QK_WIDTH, key, query);
+      dot_rows(dp, sa, sb, V_WIDTH, value, upstream);
       for (int i = 0; i < 4; ++i) {
         const int r = r0 + my_column(i), t = r / SHARE;
         f32 e = 0, d = 0;
@@ -274,8 +304,8 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_kv(${inputs}, $
         p[my_row()][my_column(i)] = e;
         ds[my_row()][my_column(i)] = d;
       }
-      add_rows(sum_v, 1.0f, p, sb, V_WIDTH, ${k.dout.strides[3]}, upstream);
-      add_rows(sum_k, 1.0f, ds, sb, QK_WIDTH, ${k.q.strides[3]}, query);
+      add_rows(sum_v, 1.0f, p, sb, V_WIDTH, upstream);
+      add_rows(sum_k, 1.0f, ds, sb, QK_WIDTH, query);
     }
   }
   __syncthreads();
@@ -306,7 +336,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_kv(${inputs}, $
         grid: [rowTiles, k.heads / share, k.batch],
         block: [256],
         shared: sharedQ,
-        args: [...args, viewArg(k.dq, dtypeBytes(k.dq.dtype)), ...mask.args],
+        args: [...args, viewArg(k.dq, dtypeBytes(k.dq.dtype)), ...mask.args, ...tail.args],
       },
       {
         entry: "attention_grad_kv",
@@ -318,6 +348,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_grad_kv(${inputs}, $
           viewArg(k.dk, dtypeBytes(k.dk.dtype)),
           viewArg(k.dv, dtypeBytes(k.dv.dtype)),
           ...mask.args,
+          ...tail.args,
         ],
       },
     ]),

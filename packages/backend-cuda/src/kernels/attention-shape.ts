@@ -1,5 +1,10 @@
 /** What every attention kernel shares: which heads read which keys, masks, addresses of rows. */
-import type { AttentionShape, HeadsView } from "../contract.ts";
+import {
+  type AttentionShape,
+  dtypeBytes,
+  type HeadsView,
+  type SplitHeadsView,
+} from "../contract.ts";
 import type { Arg } from "../kernel.ts";
 import { constants } from "./hopper.ts";
 
@@ -15,14 +20,67 @@ export function viewArg(view: HeadsView, bytes: number): Arg {
 }
 
 /** Rows start at multiples of 16 bytes and are contiguous: what 16-byte copies need. */
-export function copyable(view: HeadsView, width: number): boolean {
+export function copyable(view: SplitHeadsView, width: number): boolean {
   const [batch, time, head, w] = view.strides;
+  if (view.tail && !copyable(view.tail, width - view.tail.from)) return false;
   return (
     view.dtype === "bf16" &&
     (w === 1 || width === 1) &&
     width % 8 === 0 &&
     [view.offset, batch, time, head].every((s) => s % 8 === 0)
   );
+}
+
+/** What a kernel takes besides `q` and `k` where the last columns of these lie elsewhere. */
+export interface Tails {
+  /** Parameters `q_tail` and `k_tail` of the entry, each with a leading comma. */
+  readonly params: string;
+  readonly args: readonly Arg[];
+  /** Columns at which a tail begins. */
+  readonly bounds: readonly number[];
+}
+
+export function tails({ q, k }: { q: SplitHeadsView; k: SplitHeadsView }): Tails {
+  const there = Object.entries({ q, k }).flatMap(([name, { tail }]) =>
+    tail ? [{ name, tail }] : [],
+  );
+  const params = there.map(({ name, tail }) => `, const ${tail.dtype}* __restrict__ ${name}_tail`);
+  return {
+    params: params.join(""),
+    args: there.map(({ tail }) => viewArg(tail, dtypeBytes(tail.dtype))),
+    bounds: there.map(({ tail }) => tail.from),
+  };
+}
+
+/** A tile of queries or keys to be copied. */
+export interface HeadsCopy {
+  readonly name: "q" | "k";
+  readonly view: SplitHeadsView;
+  /** The tile's address, rows and panel as CUDA C++; its width is QK. */
+  readonly to: string;
+  readonly rows: string;
+  readonly panel: string;
+  /** Row `r` of the tile is this row of what there is, of which there are `limit`. */
+  readonly row: string;
+  readonly limit: string;
+  /** Where row `row` of a view starts. */
+  readonly at: (view: HeadsView) => string;
+}
+
+/**
+ * Copies a tile of queries or keys by the 128 threads of a warpgroup, one part of the width after the
+ * other, so that no thread holds the addresses of both.
+ */
+export function copyHeads({ name, view, to, rows, panel, row, limit, at }: HeadsCopy): string {
+  const copy = (name: string, part: HeadsView, to: string, width: string, padded: string) =>
+    `copy_tile<${rows}, ${width}, ${padded}, ${panel}, 128>(${to}, thread, q, [&](int r) {
+        const int row = ${row};
+        return row < ${limit} ? ${name} + ${at(part)} : nullptr; });`;
+  const { tail } = view;
+  if (tail === undefined) return copy(name, view, to, "QK_WIDTH", "QK");
+  const rest = `QK - ${tail.from}`;
+  return `${copy(name, view, to, `${tail.from}`, `${tail.from}`)}
+      ${copy(`${name}_tail`, tail, `${to} + ${rows} * ${2 * tail.from}`, rest, rest)}`;
 }
 
 /** Query heads kh·H/KH (rounded up) up to the next such bound read key head kh. */

@@ -23,10 +23,11 @@ export function roundUp(n: number, to: number): number {
   return Math.ceil(n / to) * to;
 }
 
-/** @param divide also make the panel divide this many columns (a warpgroup's share of the width) */
-export function tile(rows: number, width: number, divide = 0): Tile {
+/** @param divide also make the panel divide these counts of columns (a part or a share of the width) */
+export function tile(rows: number, width: number, ...divide: readonly number[]): Tile {
   const padded = roundUp(width, 16);
-  const panel = ([64, 32, 16] as const).find((p) => padded % p === 0 && divide % p === 0) ?? 16;
+  const fits = (p: number) => [padded, ...divide].every((n) => n % p === 0);
+  const panel = ([64, 32, 16] as const).find(fits) ?? 16;
   return { rows, width: padded, panel, bytes: rows * padded * 2 };
 }
 

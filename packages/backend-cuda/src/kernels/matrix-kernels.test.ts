@@ -144,6 +144,51 @@ describe("attention", () => {
     expect(entries(lowered)).toEqual(["attention_plain"]);
   });
 
+  test("queries and keys in two parts are copied part by part, into panels that end with the first", () => {
+    const inParts = <K extends AttentionKernel>(k: K, from: number): K => {
+      const { queries, keys, heads: h, qkWidth } = k;
+      const tail = (slot: number, time: number, head: number) =>
+        ({ slot, from, dtype: k.q.dtype, offset: 8, strides: [time * head, head, 0, 1] }) as const;
+      return {
+        ...k,
+        q: { ...heads(0, "bf16", queries, h, from), tail: tail(10, queries, qkWidth - from) },
+        k: { ...heads(1, "bf16", keys, h, from), tail: tail(11, keys, qkWidth - from) },
+      };
+    };
+    for (const [qkWidth, vWidth, from, panel] of [
+      [192, 128, 128, 64],
+      [96, 64, 64, 32],
+      [128, 64, 96, 32],
+      [48, 32, 16, 16],
+    ] as const) {
+      for (const kernel of [attention({ qkWidth, vWidth }), attentionGrad({ qkWidth, vWidth })]) {
+        const lowered = lower(inParts(kernel as AttentionKernel, from), H100);
+        expectSane(lowered);
+        expect(lowered.source).toContain("wgmma");
+        expect(lowered.source).toContain(`QK_PANEL = ${panel};`);
+        // Of each tile of q and k: the first columns into the first panels, the tail behind them.
+        const copies = [...lowered.source.matchAll(/copy_tile<(\w+), (\d+), \2, QK_PANEL/g)];
+        const tails = lowered.source.match(new RegExp(`, QK - ${from}, QK_PANEL, 128>`, "g"));
+        expect(copies).toHaveLength(kernel.kind === "attention" ? 2 : 4);
+        expect(tails).toHaveLength(copies.length);
+        for (const [, rows] of copies)
+          expect(lowered.source).toContain(` + ${rows} * ${2 * from}, thread, q,`);
+        for (const launch of lowered.launches as Launch[]) {
+          if (launch.entry === "attention_grad_statistics") continue;
+          expect(launch.args.slice(-2)).toEqual([
+            { slot: 10, offset: 16 },
+            { slot: 11, offset: 16 },
+          ]);
+        }
+      }
+    }
+    // Latent queries too; but the latent kernel reads keys and values from one place.
+    const decode = latent({ batch: 64 });
+    const { q, k } = inParts(decode, 512);
+    expect(entries(lower({ ...decode, q }, H100))).toEqual(["mla_decode", "mla_combine"]);
+    expect(entries(lower({ ...decode, k }, H100))).toEqual(["attention_plain"]);
+  });
+
   test("pages that a tile would cross are not copied as boxes", () => {
     const boxed = (pageSize: number) =>
       lower(latent({}, pageSize), H100).launches.some(

@@ -17,7 +17,17 @@
 import type { AttentionKernel } from "../contract.ts";
 import type { DeviceInfo, Launch, Lowered, TensorMap } from "../kernel.ts";
 import { ONLINE_SOFTMAX } from "./attention-flash.ts";
-import { at, copyable, f32, isEmpty, masks, shapeConstants, viewArg } from "./attention-shape.ts";
+import {
+  at,
+  copyable,
+  copyHeads,
+  f32,
+  isEmpty,
+  masks,
+  shapeConstants,
+  tails,
+  viewArg,
+} from "./attention-shape.ts";
 import { constants, hopper, roundUp, tile } from "./hopper.ts";
 import { ALONE, PAIRS } from "./mla-decode-loops.ts";
 import { combineParts, splitCount } from "./mla-parts.ts";
@@ -30,7 +40,9 @@ const EXTRA = 256 + 2 * ROWS * 4;
 /** Is v the first columns of k, in the same memory? */
 function sharesMemory(k: AttentionKernel): boolean {
   const same = [0, 1, 3].every((axis) => k.k.strides[axis] === k.v.strides[axis]);
-  return k.k.slot === k.v.slot && k.k.offset === k.v.offset && same && k.vWidth <= k.qkWidth;
+  return (
+    !k.k.tail && k.k.slot === k.v.slot && k.k.offset === k.v.offset && same && k.vWidth <= k.qkWidth
+  );
 }
 
 /** Takes bf16 with one key head whose values are the first columns of its keys. */
@@ -40,8 +52,9 @@ export function mlaDecode(k: AttentionKernel, device: DeviceInfo): Lowered | und
   if (!copyable(k.q, k.qkWidth) || !copyable(k.k, k.qkWidth) || !copyable(k.out, k.vWidth))
     return undefined;
   const half = roundUp(k.vWidth, 32) / 2;
-  const q = tile(ROWS, k.qkWidth, half);
-  const kt = tile(KEYS, k.qkWidth, half);
+  const tail = tails(k);
+  const q = tile(ROWS, k.qkWidth, half, ...tail.bounds);
+  const kt = tile(KEYS, k.qkWidth, half, ...tail.bounds);
   if (half > 256 || half * 2 > kt.width) return undefined;
   const stages = Math.min(4, Math.floor((device.sharedPerBlock - EXTRA - q.bytes) / kt.bytes));
   if (stages < 2) return undefined;
@@ -114,7 +127,7 @@ DEVICE void write_lse(f32* lse, int b, int row, f32 log2_sum) {
 }
 // Partial results: normalised rows o [batch, rows, splits, V_WIDTH] and their log2-sum-exp2.
 extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __restrict__ q, const bf16* __restrict__ k,
-    bf16* __restrict__ out, f32* __restrict__ lse, f32* __restrict__ partial, f32* __restrict__ partial_lse${mask.params}${boxes ? ", const __grid_constant__ TensorMap k_map" : ""}) {
+    bf16* __restrict__ out, f32* __restrict__ lse, f32* __restrict__ partial, f32* __restrict__ partial_lse${mask.params}${tail.params}${boxes ? ", const __grid_constant__ TensorMap k_map" : ""}) {
   extern __shared__ __align__(1024) u8 memory[];
   const u32 shared = shared_address(memory);
   const int thread = threadIdx.x & 127, group = warpgroup();
@@ -140,9 +153,16 @@ extern "C" __global__ void __launch_bounds__(384, 1) mla_decode(const bf16* __re
   if (group == 0) { // copies
     registers_give<40>();
     if (from < to) {
-      copy_tile<BM, QK_WIDTH, QK, PANEL, 128>(shared, thread, q, [&](int r) {
-        const int row = row0 + r;
-        return row < ROW_COUNT ? q + ${at(k.q, "b", "row / HEADS", "row % HEADS")} : nullptr; });
+      ${copyHeads({
+        name: "q",
+        view: k.q,
+        to: "shared",
+        rows: "BM",
+        panel: "PANEL",
+        row: "row0 + r",
+        limit: "ROW_COUNT",
+        at: (view) => at(view, "b", "row / HEADS", "row % HEADS"),
+      })}
       copies_arrive(q_full);
     }
     const int warp = thread >> 5, lane = thread & 31; // a warp for each section
@@ -261,6 +281,7 @@ ${combineParts(k)}`;
       { workspace: 0 },
       { workspace: lseAt },
       ...mask.args,
+      ...tail.args,
       ...(boxes ? [{ tensorMap: map }] : []),
     ],
   };

@@ -8,8 +8,10 @@ import {
   attention,
   type Backend,
   bitcast,
+  broadcastTo,
   cast,
   compile,
+  concat,
   countingSort,
   crossEntropy,
   cumsum,
@@ -17,6 +19,7 @@ import {
   div,
   eq,
   exp,
+  expandDims,
   iota,
   lt,
   matmul,
@@ -33,6 +36,7 @@ import {
   silu,
   sliceAxis,
   softmax,
+  split,
   sub,
   sum,
   swiglu,
@@ -62,6 +66,46 @@ export interface PathCase {
 const x = (...shape: number[]) => ({ shape });
 const of = (dtype: DType, ...shape: number[]) => ({ shape, dtype });
 const ids = (below: number, ...shape: number[]) => ({ shape, dtype: "i32" as const, below });
+
+/**
+ * Attention and its gradients as in Multi-head Latent Attention: queries and keys are a part of a
+ * product beside a part that is computed, of the keys one for all heads.
+ */
+function attentionInParts(
+  dtype: "bf16" | "f32",
+  [n, r, v]: readonly [nope: number, rope: number, v: number],
+  [time, heads, keyHeads]: readonly [time: number, heads: number, keyHeads: number],
+  tolerance: number,
+): PathCase {
+  return {
+    name: `attention of ${dtype} in parts of ${n} and ${r}`,
+    args: [
+      of(dtype, 2, time, heads, n + r),
+      of(dtype, 2, time, keyHeads, n + v),
+      of(dtype, 2, time, r),
+      x(2, time, heads, v),
+      ids(2, 2, time),
+    ],
+    fn: (qs, kvs, rope, weights, segments) => {
+      const loss = (qs: Tensor, kvs: Tensor, rope: Tensor) => {
+        const [qNope, qRope] = split(qs, [n, r], 3) as [Tensor, Tensor];
+        const [kNope, values] = split(kvs, [n, v], 3) as [Tensor, Tensor];
+        const shared = broadcastTo(expandDims(mul(rope, 0.5), 2), [2, time, keyHeads, r]);
+        const o = attention(
+          concat([qNope, mul(qRope, 0.5)], 3),
+          concat([kNope, shared], 3),
+          values,
+          {
+            ...{ scale: (n + r) ** -0.5, causal: true, segments },
+          },
+        );
+        return sum(mul(cast(o, "f32"), weights));
+      };
+      return treeLeaves(valueAndGrad(loss, { argnums: [0, 1, 2] })(qs, kvs, rope));
+    },
+    tolerance,
+  };
+}
 
 export const PATH_CASES: readonly PathCase[] = [
   { name: "vectors of f32", args: [x(64, 256), x(64, 256)], fn: (a, b) => mul(add(a, b), a) },
@@ -351,6 +395,10 @@ export const PATH_CASES: readonly PathCase[] = [
     fn: (g, a) => matmul(g, a, { transposeA: true, dtype: "bf16" }),
     tolerance: 5e-3,
   },
+  attentionInParts("f32", [32, 16, 24], [37, 4, 2], 1e-5),
+  attentionInParts("bf16", [32, 16, 32], [37, 4, 2], 1e-2),
+  attentionInParts("bf16", [64, 32, 64], [131, 4, 2], 1e-2),
+  attentionInParts("bf16", [128, 64, 128], [131, 2, 2], 1e-2),
   {
     name: "batches that share weights",
     args: [x(3, 20, 64), x(64, 48)],

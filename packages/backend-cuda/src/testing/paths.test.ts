@@ -37,6 +37,8 @@ const QUICK = new Set([
   "quantised both ways: blocks of zeros, the largest and the least numbers, infinities and NaN",
   "weights' gradients of runs in e4m3",
   "sums of looked-up rows",
+  "attention of f32 in parts of 32 and 16",
+  "attention of bf16 in parts of 32 and 16",
   "batches that share weights",
   "weights' gradient from an f32 loss",
 ]);

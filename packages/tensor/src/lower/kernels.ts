@@ -1,10 +1,16 @@
 /** From the graph's matrix products, attention, sorts and scatters to kernels over strided views. */
-import type { AttentionShape, HeadsView, Kernel, MatrixView, RowLookup } from "../backend.ts";
+import type {
+  AttentionShape,
+  HeadsView,
+  Kernel,
+  MatrixView,
+  RowLookup,
+  SplitHeadsView,
+} from "../backend.ts";
 import { type DType, dtypeBytes } from "../dtype.ts";
 import { sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
-import { viewOf } from "./emit.ts";
-import { contiguous, lookedUp, operandOf, takenRows } from "./operands.ts";
+import { contiguous, lookedUp, operandOf, partsOf, placeOf, takenRows } from "./operands.ts";
 
 export interface LoweredKernel {
   readonly kernel: Kernel;
@@ -38,11 +44,7 @@ class Slots {
   }
 
   view(t: Tensor): { slot: number; dtype: DType; offset: number; strides: readonly number[] } {
-    const { base, offset, strides } = viewOf(t) ?? {
-      base: t,
-      offset: 0,
-      strides: contiguous(t.shape),
-    };
+    const { base, offset, strides } = placeOf(t);
     return { slot: this.of(base), dtype: t.dtype, offset, strides };
   }
 
@@ -69,6 +71,14 @@ class Slots {
   heads(t: Tensor): HeadsView {
     const { slot, dtype, offset, strides } = this.view(t);
     return { slot, dtype, offset, strides: strides as unknown as HeadsView["strides"] };
+  }
+
+  /** Operand i of attention, whose last columns may lie elsewhere. */
+  splitHeads(node: Node, i: number): SplitHeadsView {
+    const parts = partsOf(node, i, this.#roots);
+    if (parts === undefined) return this.heads(at(node.inputs, i));
+    const [first, last] = parts;
+    return { ...this.heads(first), tail: { ...this.heads(last), from: first.shape[3] as number } };
   }
 }
 
@@ -178,14 +188,14 @@ const LOWER: Record<string, Lower> = {
     return { kernel, flops: 2 * rows * k * n };
   },
   attention(node, s) {
-    const [q, k, v] = node.inputs as [Tensor, Tensor, Tensor];
+    const v = at(node.inputs, 2);
     const [o, lse] = node.outputs as [Tensor, Tensor];
     const shape = attentionShape(node, 3, s);
     const kernel: Kernel = {
       kind: "attention",
       ...shape,
-      q: s.heads(q),
-      k: s.heads(k),
+      q: s.splitHeads(node, 0),
+      k: s.splitHeads(node, 1),
       v: s.heads(v),
       out: outputHeads(o, s),
       lse: s.output(lse),
@@ -193,14 +203,14 @@ const LOWER: Record<string, Lower> = {
     return { kernel, flops: attentionFlops(shape) };
   },
   attentionGrad(node, s) {
-    const [q, k, v, o, , g] = node.inputs as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+    const [, , v, o, , g] = node.inputs as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
     const [dq, dk, dv] = node.outputs as [Tensor, Tensor, Tensor];
     const shape = attentionShape(node, 6, s);
     const kernel: Kernel = {
       kind: "attentionGrad",
       ...shape,
-      q: s.heads(q),
-      k: s.heads(k),
+      q: s.splitHeads(node, 0),
+      k: s.splitHeads(node, 1),
       v: s.heads(v),
       out: s.heads(o),
       dout: s.heads(g),

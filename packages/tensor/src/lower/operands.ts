@@ -1,8 +1,8 @@
 /** Which tensors in memory kernels read for their operands. */
 import { nodeOf } from "../graph.ts";
 import { sizeOf } from "../spec.ts";
-import type { Node, Tensor } from "../tensor.ts";
-import { viewOf } from "./emit.ts";
+import { getBackend, type Node, type Tensor } from "../tensor.ts";
+import { type View, viewOf } from "./emit.ts";
 
 /** Operations whose kernels take whole tensors rather than views, and for which operands: [from, to). */
 const WHOLE: Readonly<Record<string, readonly [from: number, to: number]>> = {
@@ -41,6 +41,11 @@ function startView(t: Tensor): Tensor | undefined {
   return view.strides.join() === contiguous(t.shape).join() ? view.base : undefined;
 }
 
+/** Where the elements of `t` lie: in what it is a view of, or in itself. */
+export function placeOf(t: Tensor): View {
+  return viewOf(t) ?? { base: t, offset: 0, strides: contiguous(t.shape) };
+}
+
 /** Strides of elements in order; 0 for axes of extent 1. */
 export function contiguous(shape: readonly number[]): number[] {
   return shape.map((d, a) => (d === 1 ? 0 : sizeOf(shape.slice(a + 1))));
@@ -72,10 +77,54 @@ export function takenRows(node: Node, i: number): TakenRows | undefined {
   return extent > 0 && apart === 1 ? { rows, matrix, indices } : undefined;
 }
 
+/** Queries or keys that are two tensors side by side. */
+export interface Joined {
+  readonly whole: Tensor;
+  readonly parts: readonly [first: Tensor, last: Tensor];
+}
+
+/** How operand i is made, if it is two parts of a width that the backend's attention can read apart. */
+export function joined(node: Node, i: number): Joined | undefined {
+  const reads = (node.op === "attention" || node.op === "attentionGrad") && i < 2;
+  if (!reads || !getBackend().readsTails) return undefined;
+  const operand = node.inputs[i] as Tensor;
+  const whole = wholeView(operand) ?? operand;
+  const { op, attrs, inputs } = nodeOf(whole);
+  if (op !== "concat" || attrs.axis !== 3 || whole.shape.join() !== operand.shape.join())
+    return undefined;
+  const [first, last, ...more] = inputs as [Tensor, Tensor, ...Tensor[]];
+  return more.length === 0 && [first, last].every(aligned)
+    ? { whole, parts: [first, last] }
+    : undefined;
+}
+
+/** What the contract asks of both parts of a width. */
+function aligned(part: Tensor): boolean {
+  const { offset, strides } = placeOf(part);
+  const steps = [offset, ...strides.slice(0, -1)];
+  return (
+    (part.shape[3] as number) % 16 === 0 &&
+    strides[3] === 1 &&
+    steps.every((step) => step % 8 === 0)
+  );
+}
+
+/** The parts that a kernel reads operand i in, given all tensors in memory; undefined if as a whole. */
+export function partsOf(
+  node: Node,
+  i: number,
+  roots: ReadonlySet<Tensor>,
+): Joined["parts"] | undefined {
+  const found = joined(node, i);
+  return found && !roots.has(found.whole) ? found.parts : undefined;
+}
+
 /** The tensors that a kernel reads for operand i, given all that are in memory. */
 export function operandsOf(node: Node, i: number, roots: ReadonlySet<Tensor>): readonly Tensor[] {
   const taken = takenRows(node, i);
-  return taken === undefined || roots.has(taken.rows) ? [operandOf(node, i)] : lookedUp(taken);
+  if (taken && !roots.has(taken.rows)) return lookedUp(taken);
+  const parts = partsOf(node, i, roots);
+  return parts ? parts.map((t) => placeOf(t).base) : [operandOf(node, i)];
 }
 
 /** The tensors in memory behind rows that are looked up. */

@@ -5,7 +5,16 @@ import { opDef } from "../ops/registry.ts";
 import { sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
 import { sourceOf, viewOf } from "./emit.ts";
-import { lookedUp, operandOf, type TakenRows, takenRows } from "./operands.ts";
+import {
+  type Joined,
+  joined,
+  lookedUp,
+  operandOf,
+  partsOf,
+  placeOf,
+  type TakenRows,
+  takenRows,
+} from "./operands.ts";
 
 export const REDUCTIONS: ReadonlySet<string> = new Set(["sum", "reduceMax", "reduceMin"]);
 
@@ -40,6 +49,7 @@ export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]):
   const live = liveNodes(nodes, outputs);
   const roots = new Set<Tensor>(outputs);
   const taken: TakenRows[] = [];
+  const inParts: Joined[] = [];
   for (const node of live) {
     if (node.op === "input" || REDUCTIONS.has(node.op) || isKernel(node)) {
       for (const t of node.outputs) roots.add(t);
@@ -47,7 +57,9 @@ export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]):
     if (isKernel(node)) {
       node.inputs.forEach((_, i) => {
         const rows = takenRows(node, i);
+        const parts = joined(node, i);
         if (rows) taken.push(rows);
+        else if (parts) inParts.push(parts);
         else roots.add(operandOf(node, i));
       });
     }
@@ -59,8 +71,15 @@ export function chooseRoots(nodes: readonly Node[], outputs: readonly Tensor[]):
     if (roots.has(matrix) || matrix.size <= rows.rows.size) roots.add(matrix).add(indices);
     else roots.add(rows.rows);
   }
+  // Parts of queries and keys likewise stay apart.
+  for (const { whole, parts } of inParts) {
+    if (roots.has(whole)) continue;
+    const bases = parts.map((t) => placeOf(t).base);
+    const fit = bases.every((t, i) => roots.has(t) || t.size <= (parts[i] as Tensor).size);
+    for (const t of fit ? bases : [whole]) roots.add(t);
+  }
 
-  const uses = countUses(live);
+  const uses = countUses(live, roots);
   // A sum that is used in a narrower format alone is stored in that.
   for (const node of live) {
     const [sum, out] = [node.inputs[0], node.outputs[0] as Tensor];
@@ -156,8 +175,8 @@ function liveNodes(nodes: readonly Node[], outputs: readonly Tensor[]): Node[] {
   return [...early, ...nodes.filter((n) => needed.has(n) && !early.has(n))];
 }
 
-/** How many operations read each tensor, looking through shape operations. */
-function countUses(live: readonly Node[]): Map<Tensor, number> {
+/** How many operations read each tensor, looking through shape operations and what is read in parts. */
+function countUses(live: readonly Node[], roots: ReadonlySet<Tensor>): Map<Tensor, number> {
   const uses = new Map<Tensor, number>();
   for (const node of [...live].reverse()) {
     for (const out of node.outputs) {
@@ -165,7 +184,8 @@ function countUses(live: readonly Node[]): Map<Tensor, number> {
       if (source) uses.set(source, (uses.get(source) ?? 0) + (uses.get(out) ?? 0));
     }
     if (opDef(node.op).source) continue;
-    for (const t of new Set(node.inputs)) uses.set(t, (uses.get(t) ?? 0) + 1);
+    const read = node.inputs.filter((_, i) => partsOf(node, i, roots) === undefined);
+    for (const t of new Set(read)) uses.set(t, (uses.get(t) ?? 0) + 1);
   }
   return uses;
 }

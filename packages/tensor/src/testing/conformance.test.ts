@@ -4,6 +4,11 @@ import { referenceBackend } from "./reference-backend.ts";
 
 conformance({ describe, it }, referenceBackend);
 
-// Programs differ for it: what is computed from a reduction of a row or block stands beside it.
-describe("a backend that keeps rows", () =>
-  conformance({ describe, it }, () => ({ ...referenceBackend(), keepsRows: true })));
+// Programs differ for it: what is computed from a reduction of a row or block stands beside it, and what
+// attention reads is not joined.
+describe("a backend that keeps rows and reads tails", () =>
+  conformance({ describe, it }, () => ({
+    ...referenceBackend(),
+    keepsRows: true,
+    readsTails: true,
+  })));

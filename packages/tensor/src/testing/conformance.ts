@@ -702,6 +702,21 @@ function matrixCases(): Case[] {
       grad: true,
     },
     {
+      name: "attention of queries and keys in two parts",
+      args: [f(1, 3, 2, 24), f(1, 3, 2, 16), f(1, 3, 1, 24), f(1, 3, 16)],
+      fn: (qs, qTail, kv, kTail) => {
+        const [q, k, v] = [
+          s.sliceAxis(qs, 3, 0, 16),
+          s.sliceAxis(kv, 3, 0, 16),
+          s.sliceAxis(kv, 3, 16, 24),
+        ];
+        const shared = s.broadcastTo(s.expandDims(kTail, 2), [1, 3, 1, 16]);
+        const queries = s.concat([q, p.mul(qTail, qTail)], 3);
+        return attention(queries, s.concat([k, shared], 3), v, { scale: 0.2, causal: true });
+      },
+      grad: true,
+    },
+    {
       name: "attention over a cache",
       args: [f(3, 2, 4, 8), f(3, 10, 1, 8), { shape: [3], dtype: "i32", values: [10, 4, 2] }],
       fn: (q, c, n) =>

@@ -5,13 +5,13 @@ import type {
   CountingSortKernel,
   CumsumKernel,
   GroupedMatmulKernel,
-  HeadsView,
   Kernel,
   MatmulKernel,
   MatrixView,
   QuantizeKernel,
   RowLookup,
   ScatterKernel,
+  SplitHeadsView,
   TopKKernel,
 } from "../backend.ts";
 import { roundTo } from "../dtype.ts";
@@ -126,12 +126,17 @@ function groupedMatmul(kernel: GroupedMatmulKernel, slots: Slots): void {
 }
 
 function heads(
-  view: HeadsView,
+  view: SplitHeadsView,
   slots: Slots,
 ): (b: number, t: number, h: number, d: number) => number {
   const data = values(slots, view.slot);
   const [sb, st, sh, sd] = view.strides;
-  return (b, t, h, d) => data[view.offset + b * sb + t * st + h * sh + d * sd] as number;
+  const from = view.tail?.from ?? Infinity;
+  const tail = view.tail && heads(view.tail, slots);
+  return (b, t, h, d) =>
+    d >= from && tail
+      ? tail(b, t, h, d - from)
+      : (data[view.offset + b * sb + t * st + h * sh + d * sd] as number);
 }
 
 /** Calls `visit` for every query with its visible keys as (batch, time) of the k and v views. */
