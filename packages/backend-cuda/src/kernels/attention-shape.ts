@@ -32,7 +32,7 @@ export function copyable(view: SplitHeadsView, width: number): boolean {
 }
 
 /** What a kernel takes besides `q` and `k` where the last columns of these lie elsewhere. */
-export interface Tails {
+interface Tails {
   /** Parameters `q_tail` and `k_tail` of the entry, each with a leading comma. */
   readonly params: string;
   readonly args: readonly Arg[];
@@ -53,7 +53,7 @@ export function tails({ q, k }: { q: SplitHeadsView; k: SplitHeadsView }): Tails
 }
 
 /** A tile of queries or keys to be copied. */
-export interface HeadsCopy {
+interface HeadsCopy {
   readonly name: "q" | "k";
   readonly view: SplitHeadsView;
   /** The tile's address, rows and panel as CUDA C++; its width is QK. */

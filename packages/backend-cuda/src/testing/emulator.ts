@@ -18,6 +18,9 @@ import { addressOf, type NativeFunction, NativeLibrary, nativeBytes } from "../f
 import type { DeviceInfo, Gemm, GemmOperand, Launch } from "../kernel.ts";
 import { PRELUDE } from "../prelude.ts";
 import { EMULATOR_HEADER } from "./emulator.h.ts";
+import { HOPPER_HEADER, withoutAssembly } from "./emulator-hopper.ts";
+
+const HEADER = EMULATOR_HEADER + HOPPER_HEADER;
 
 /** Whether this machine can compile for the emulator. */
 export function emulatorAvailable(): boolean {
@@ -30,7 +33,7 @@ export function emulatorAvailable(): boolean {
 }
 
 class HostCompiler implements UnitCompiler {
-  readonly identity: string = `emulator ${EMULATOR_HEADER}`;
+  readonly identity: string = `emulator ${HEADER}`;
   readonly parallelism = 1;
   readonly #folder = mkdtempSync(join(tmpdir(), "dsv3-emulator-"));
 
@@ -40,14 +43,14 @@ class HostCompiler implements UnitCompiler {
   compile(units: readonly { source: string }[]): Uint8Array[] {
     if (!this.#ready) {
       // Read once, not at every unit: the standard headers take longer than a kernel.
-      writeFileSync(this.#header, EMULATOR_HEADER);
+      writeFileSync(this.#header, HEADER);
       this.#run("-x", "c++-header", this.#header, "-o", `${this.#header}.gch`);
       this.#ready = true;
     }
     return units.map(({ source }) => {
       const file = join(this.#folder, "unit.cpp");
       const library = join(this.#folder, "unit.so");
-      writeFileSync(file, withTrampolines(source.replace(PRELUDE, "")));
+      writeFileSync(file, withTrampolines(withoutAssembly(source.replace(PRELUDE, ""))));
       this.#run("-include", this.#header, "-shared", "-o", library, file);
       return readFileSync(library);
     });
