@@ -12,8 +12,9 @@ import {
 } from "../loop.ts";
 import type { Tensor } from "../tensor.ts";
 import { Emitter, linear } from "./emit.ts";
-import { type Group, GroupSpace, storedIn } from "./groups.ts";
+import { type Group, storedIn } from "./groups.ts";
 import { mergeVariables } from "./merge.ts";
+import { GroupSpace } from "./space.ts";
 
 export interface LoweredLoop {
   readonly kernel: LoopKernel;
