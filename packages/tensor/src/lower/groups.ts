@@ -7,10 +7,10 @@
 import { nodeOf } from "../graph.ts";
 import { sizeOf } from "../spec.ts";
 import { getBackend, type Node, type Tensor } from "../tensor.ts";
-import { Emitter } from "./emit.ts";
 import { wholeView } from "./operands.ts";
+import { outerOf, overlap, readsOf, rowLocal, workShape } from "./reads.ts";
 import { isKernel, REDUCTIONS, type Roots, storedInParts } from "./roots.ts";
-import { GroupSpace, refine } from "./space.ts";
+import { refine } from "./space.ts";
 
 export interface Unit {
   readonly tensor: Tensor;
@@ -114,7 +114,8 @@ function place(unit: Unit, entries: Entry[], latest: number, { roots, cost }: Ro
   if (vertical?.kind === "group" && !dear && join(unit, vertical, roots)) return latest;
   for (let at = entries.length - 1; at > latest && at >= entries.length - WINDOW; at--) {
     const group = entries[at] as Entry;
-    if (group.kind === "group" && sharesWork(unit, group) && join(unit, group, roots)) return at;
+    if (group.kind === "group" && sharesWork(unit, group, roots) && join(unit, group, roots))
+      return at;
   }
   const outer = outerOf(unit);
   return (
@@ -126,57 +127,32 @@ function isReduction(t: Tensor): boolean {
   return REDUCTIONS.has(nodeOf(t).op);
 }
 
-/** The roots a value is computed from, and what its barriers wait for. */
-function readsOf(t: Tensor, roots: ReadonlySet<Tensor>): Set<Tensor> {
-  const reads = new Set<Tensor>();
-  const seen = new Set<Node>();
-  const visit = (node: Node, output: number) => {
-    if (node.op !== "custom") {
-      if (seen.has(node)) return;
-      seen.add(node);
-    }
-    const inputs =
-      node.op === "custom"
-        ? [node.inputs[(node.attrs.args as number) + output] as Tensor]
-        : node.inputs;
-    for (const input of inputs) {
-      if (roots.has(input)) reads.add(input);
-      else visit(nodeOf(input), input.output);
-    }
-  };
-  visit(nodeOf(t), t.output);
-  return reads;
-}
-
 /**
  * Without a value passed between them, units share a kernel only if they read the same and are alike,
  * or one maps the rows that the other reduces.
  */
-function sharesWork(unit: Unit, group: Group): boolean {
+function sharesWork(unit: Unit, group: Group, roots: ReadonlySet<Tensor>): boolean {
   return group.units.some((other) => {
     const alike =
       (unit.axes === undefined) === (other.axes === undefined)
         ? other.tensor.shape.join() === unit.tensor.shape.join() &&
           (unit.axes === undefined || operandKey(unit) === operandKey(other))
-        : workShape(unit) === workShape(other);
+        : workShape(unit).join() === workShape(other).join();
     return (
       alike &&
-      [...unit.reads].some((t) => t.size >= unit.tensor.size && t.size > 1 && other.reads.has(t))
+      [...unit.reads].some(
+        (t) =>
+          t.size >= unit.tensor.size &&
+          t.size > 1 &&
+          other.reads.has(t) &&
+          overlap(unit, other, t, roots),
+      )
     );
   });
 }
 
-/** The elements that are walked over: those of a reduction's operand. */
-function workShape({ tensor, axes }: Unit): string {
-  return (axes ? (nodeOf(tensor).inputs[0] as Tensor) : tensor).shape.join();
-}
-
 function operandKey(unit: Unit): string {
   return `${nodeOf(unit.tensor).inputs[0]?.shape.join()}/${unit.axes?.join()}`;
-}
-
-function outerOf(unit: Unit): readonly number[] {
-  return unit.tensor.shape.filter((d) => d !== 1);
 }
 
 /** Adds the unit if it fits; says whether it did. */
@@ -258,31 +234,4 @@ function trailing(unit: Unit): boolean {
   const real = shape.map((_, a) => a).filter((a) => shape[a] !== 1);
   const axes = (unit.axes as readonly number[]).filter((a) => shape[a] !== 1);
   return axes.every((a) => real.indexOf(a) >= real.length - axes.length);
-}
-
-/** Whether the unit takes the group's reductions at its own outer point only. */
-function rowLocal(
-  unit: Unit,
-  units: readonly Unit[],
-  outer: readonly number[],
-  roots: ReadonlySet<Tensor>,
-): boolean {
-  const space = new GroupSpace(outer);
-  let local = true;
-  const own = new Map(units.map((u) => [u.tensor, u]));
-  const emitter: Emitter = new Emitter(
-    space.b,
-    (t) => roots.has(t),
-    (t, index) => {
-      const member = own.get(t);
-      if (member === undefined || t === unit.tensor) return undefined;
-      if (member.axes === undefined) return emitter.compute(t, index);
-      if (!space.atOwnPoint(t.shape, index)) local = false;
-      return space.b.constant(0, "f32");
-    },
-  );
-  const { index } = space.iterate(unit);
-  if (unit.axes) emitter.at(nodeOf(unit.tensor).inputs[0] as Tensor, index);
-  else emitter.compute(unit.tensor, index);
-  return local;
 }

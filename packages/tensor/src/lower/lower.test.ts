@@ -3,7 +3,7 @@ import { compile } from "../compile.ts";
 import { zeros } from "../ops/create.ts";
 import { scatter } from "../ops/indexed.ts";
 import { matmul } from "../ops/matrix.ts";
-import { add, cast, mul } from "../ops/pointwise.ts";
+import { add, cast, mul, sub } from "../ops/pointwise.ts";
 import { concat, reshape, split } from "../ops/shape.ts";
 import { setBackend, type Tensor, tensor } from "../tensor.ts";
 import { referenceBackend } from "../testing/index.ts";
@@ -78,6 +78,16 @@ test("a concatenation does not overwrite what its other parts are made of", asyn
   const got = await compile(swap, { donate: [0] })(tensor(values)).data();
   const expected = values.map((v, i) => (i < 64 ? 2 * (v + 64) : v - 64 + v));
   expect(Array.from(got)).toEqual(Array.from(expected));
+});
+
+test("updates from two slices of one tensor are two kernels, from the same slice one", () => {
+  const steps = (second: number) =>
+    compile((joined: Tensor, p: Tensor, q: Tensor) => {
+      const slices = split(joined, [8, 8], 1) as [Tensor, Tensor];
+      return [sub(p, slices[0]), sub(q, slices[second] as Tensor)];
+    }).program(zeros([4, 16, 8]), zeros([4, 8, 8]), zeros([4, 8, 8])).program.steps;
+  expect(steps(1).map((s) => s.buffers.length)).toEqual([3, 3]);
+  expect(steps(0).map((s) => s.buffers.length)).toEqual([5]);
 });
 
 test("pieces that do not add up are refused, and so are those of no size", () => {
