@@ -6,6 +6,7 @@ import type { Device } from "./device.ts";
 import { CudaDevice, deviceCount } from "./driver.ts";
 import { CudaExecutable } from "./executable.ts";
 import { findLibrary, NVRTC } from "./libraries.ts";
+import { MOST_COLUMNS } from "./loops/columns.ts";
 import { MemoryPool } from "./memory.ts";
 import { Nvrtc } from "./nvrtc.ts";
 import { Staging } from "./staging.ts";
@@ -59,6 +60,7 @@ export class CudaBackend implements Backend {
   readonly keepsRows = true;
   readonly quantizes = true;
   readonly readsTails = true;
+  readonly sumsColumns: number = MOST_COLUMNS;
   readonly #device: Device;
   readonly #compiler: KernelCompiler;
   readonly #close: () => void;

@@ -35,7 +35,9 @@ function copyProgram(n: number, offset = 0) {
       vars: [n],
       outer: 1,
       slots: ["f32", "f32"],
-      stages: [{ inner: [], reduces: [], stores: [{ slot: 1, index: at(0), value }] }],
+      stages: [
+        { inner: [], reduces: [], stores: [{ slot: 1, index: at(0), value }], columnSums: [] },
+      ],
     },
     [
       { dtype: "f32", elements: n },

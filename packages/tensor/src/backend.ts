@@ -36,6 +36,12 @@ export interface Backend {
    * `SplitHeadsView`). Programs for others join them in memory first.
    */
   readonly readsTails?: boolean;
+  /**
+   * The most columns whose sums over all rows (`columnSums` of loop kernels) its loops make beside what
+   * they compute of each row, where every stage's inner variables run over these columns. It then cuts
+   * long columns into parts itself, too. None unless told.
+   */
+  readonly sumsColumns?: number;
   /** Uninitialised memory, aligned to 64 bytes or more. Zero bytes are allowed. */
   alloc(bytes: number): DeviceBuffer;
   free(buffer: DeviceBuffer): void;

@@ -2,7 +2,7 @@
  * The expression language of fused loops: what a backend's emitter turns into WebAssembly bytes,
  * CUDA C++ or WGSL. A loop kernel runs its outer variables in parallel; for every outer point it
  * runs its stages in order, each a loop over inner variables that reduces to row scalars, stores
- * elements, or both. Element-wise operations, norms, softmax, cross-entropy and optimiser updates
+ * elements, adds to sums over all outer points, or any of these. Element-wise operations, norms, softmax, cross-entropy and optimiser updates
  * all take this one form.
  */
 import type { DType } from "./dtype.ts";
@@ -134,11 +134,23 @@ export interface Store {
   readonly value: Expr;
 }
 
+/**
+ * The sum of a stage's value over all outer points, for every inner one; in f32, narrowed where it is
+ * stored. Only for backends that ask for it: `Backend.sumsColumns`.
+ */
+export interface ColumnSum {
+  readonly slot: number;
+  /** Affine in the stage's inner variables alone. No stage of the kernel loads what is stored there. */
+  readonly index: Index;
+  readonly value: Expr;
+}
+
 /** One pass over `inner` (ids of variables; none: executed once for an outer point). */
 export interface Stage {
   readonly inner: readonly number[];
   readonly reduces: readonly Reduce[];
   readonly stores: readonly Store[];
+  readonly columnSums: readonly ColumnSum[];
 }
 
 export interface LoopKernel {

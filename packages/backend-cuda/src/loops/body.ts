@@ -352,7 +352,7 @@ export function stageLoads(stage: Stage): Set<Load> {
   const index = (i: Index) => {
     for (const t of i.terms) walk(t.expr);
   };
-  for (const r of stage.reduces) walk(r.value);
+  for (const r of [...stage.reduces, ...stage.columnSums]) walk(r.value);
   for (const s of stage.stores) {
     walk(s.value);
     index(s.index);

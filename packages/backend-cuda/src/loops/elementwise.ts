@@ -65,7 +65,9 @@ export function elementwise(
     kind: "loop",
     vars: shape,
     outer: shape.length,
-    stages: [{ inner: [], reduces: [], stores: [{ slot: 0, index: indexOf(out), value }] }],
+    stages: [
+      { inner: [], reduces: [], stores: [{ slot: 0, index: indexOf(out), value }], columnSums: [] },
+    ],
     slots: slots.map((s) => s.dtype),
   };
   const lowered = lowerLoop(kernel, device, name);

@@ -6,6 +6,7 @@
 import { type DType, dtypeBytes, type LoopKernel } from "../contract.ts";
 import type { DeviceInfo } from "../kernel.ts";
 import { stageLoads } from "./body.ts";
+import { summedValues } from "./columns.ts";
 import type { Load, Spread } from "./plan.ts";
 import { lastRun } from "./space.ts";
 
@@ -49,9 +50,13 @@ export function registerLoads(
 ): Set<Load> {
   // A thread of the largest blocks has 64 registers, and needs half of them for its work.
   let left = 4 * (group === 1024 ? 32 : 64);
+  left -= passes * width * 4 * summedValues(kernel).length;
   const kept = new Set<Load>();
   const spaces = lanes === "outer" ? [outer] : inner.filter((space) => space !== undefined);
-  for (const load of repeatedLoads(kernel, inner)) {
+  // What every point reads the same is in the caches anyway, and comes last.
+  const own = ({ index }: Load) => outer.vars.some((v) => (index.strides[v] ?? 0) !== 0);
+  const loads = repeatedLoads(kernel, inner);
+  for (const load of [...loads.filter(own), ...loads.filter((l) => !own(l))]) {
     // What all lanes read the same is one register in each, and soon read again.
     if (spaces.every((space) => lastRun(load.index, space).stride === 0)) continue;
     left -= passes * width * dtypeBytes(kernel.slots[load.slot] as DType);

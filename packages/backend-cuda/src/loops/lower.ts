@@ -7,6 +7,7 @@
 import type { LoopKernel, Reduce, Stage } from "../contract.ts";
 import { type Arg, type DeviceInfo, H100, type Launch, type Lowered } from "../kernel.ts";
 import { Body } from "./body.ts";
+import { Columns, summedValues } from "./columns.ts";
 import { onlineEnd, onlineUpdate, shiftOf } from "./online.ts";
 import { type Plan, planLoop } from "./plan.ts";
 import { combine, identity, storageType } from "./scalar.ts";
@@ -36,11 +37,19 @@ export function lowerLoop(
   const tiled = lowerTiled(kernel, plan, name);
   if (tiled !== undefined) return tiled;
   if (plan.pieces === 1) {
-    const entry = new Entry(kernel, plan, name);
+    const summed = summedValues(kernel).length > 0;
+    const columns = summed ? new Columns(kernel, plan, device) : undefined;
+    const entry = new Entry(kernel, plan, name, columns);
     const launch = entry.write(
       kernel.stages.map((_, s) => (plan.online.has(s) ? "done" : "whole")),
     );
-    return { source: entry.source, launches: [launch] };
+    if (columns === undefined) return { source: entry.source, launches: [launch] };
+    const totals = columns.totals(`${name}_columns`);
+    return {
+      source: [entry.source, totals.source].join("\n"),
+      launches: [launch, ...totals.launches],
+      workspace: columns.workspace,
+    };
   }
   const entries: Entry[] = [];
   const launches: Launch[] = [];
@@ -77,22 +86,26 @@ class Entry {
   readonly #plan: Plan;
   readonly #name: string;
   readonly #body: Body;
+  readonly #columns: Columns | undefined;
 
-  constructor(kernel: LoopKernel, plan: Plan, name: string) {
+  /** @param columns of a kernel with sums over rows */
+  constructor(kernel: LoopKernel, plan: Plan, name: string, columns?: Columns) {
     this.#kernel = kernel;
     this.#plan = plan;
     this.#name = name;
     this.#body = new Body({ kernel, ...plan });
+    this.#columns = columns;
   }
 
   write(roles: readonly Role[]): Launch {
     const { outer, lanes, width, group, across, pieces } = this.#plan;
+    const columns = this.#columns;
     const body = this.#body;
     const { lines } = body;
     const points = outer.total / (lanes === "outer" ? width : 1);
     const threads = group * across;
     const perBlock = lanes === "outer" ? group : across;
-    const blocks = Math.ceil(points / perBlock);
+    const blocks = columns?.blocks ?? Math.ceil(points / perBlock);
     const slots = this.#kernel.slots.map((dtype, s) => `${storageType(dtype)}* s${s}`);
     const counter = lanes === "outer" && width > 1 ? `* ${width}u` : "";
     if (lanes === "outer") {
@@ -105,11 +118,17 @@ class Entry {
     } else {
       lines.push(
         group > 1 ? `const u32 lane = threadIdx.x % ${group}u;` : "const u32 lane = 0;",
-        `const u32 point = blockIdx.x * ${across}u + threadIdx.x / ${group}u;`,
+        ...(columns?.begin() ?? []),
+        ...(columns
+          ? [
+              `for (u32 first = blockIdx.x * ${across}u; first < ${points}u; first += ${blocks * across}u) {`,
+            ]
+          : []),
+        `const u32 point = ${columns ? "first" : `blockIdx.x * ${across}u`} + threadIdx.x / ${group}u;`,
       );
     }
     // Threads past the end repeat the last point, so that all reach the barriers, and store nothing.
-    const exact = blocks * perBlock === points;
+    const exact = points % perBlock === 0;
     lines.push(
       exact ? "const bool live = true;" : `const bool live = point < ${points}u;`,
       `const u32 o = ${exact ? "point" : `(live ? point : ${points - 1}u)`}${counter};`,
@@ -119,10 +138,15 @@ class Entry {
     roles.forEach((role, s) => {
       this.#stage(s, role);
     });
+    if (columns) {
+      // What one row's threads told each other must have been read before the next row's.
+      if (group > 32) lines.push("__syncthreads();");
+      lines.push("}", ...columns.end());
+    }
     const last = roles.at(-1);
     const parameters = [...slots, "u32* partial"].join(", ");
     this.source = [
-      `extern "C" __global__ void __launch_bounds__(${threads}) ${this.#name}(${parameters}) {`,
+      `extern "C" __global__ void __launch_bounds__(${columns ? `${threads}, ${columns.resident}` : threads}) ${this.#name}(${parameters}) {`,
       ...lines.map((line) => `  ${line}`),
       "}",
     ].join("\n");
@@ -173,6 +197,9 @@ class Entry {
     const sum = this.#onlineSum(s);
     const reduces = sum === undefined ? stage.reduces : [...stage.reduces, sum];
     const values = stage.reduces.map((r) => body.value(r.value));
+    const sums = new Set(
+      stage.columnSums.map(({ value }) => this.#columns?.add(value, body.value(value)) as string),
+    );
     for (const store of stage.stores) body.store(store);
     const { loop, stores } = body.end(stage);
     const array = this.#array();
@@ -186,12 +213,13 @@ class Entry {
       const a = `a${r.acc}${j}`;
       return `${each}${a} = ${combine(r.op, r.value.type, a, values[n] as string)};`;
     });
+    const guarded = [...sums, ...stores];
     const pass = [
       ...loop,
       ...(sum === undefined
         ? ordinary
         : onlineUpdate(values[0] as string, this.#running(stage), `a${sum.acc}${j}`, each)),
-      ...(stores.length > 0 ? ["if (live) {", ...stores, "}"] : []),
+      ...(guarded.length > 0 ? ["if (live) {", ...guarded, "}"] : []),
     ].map((line) => `  ${line}`);
 
     const n = inner.total;

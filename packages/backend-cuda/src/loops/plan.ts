@@ -12,6 +12,7 @@ import {
 } from "../contract.ts";
 import type { DeviceInfo } from "../kernel.ts";
 import { stageLoads, vectorises } from "./body.ts";
+import { summedValues, vectorsPerThread } from "./columns.ts";
 import { type RowCache, registerLoads, rowCache } from "./kept-loads.ts";
 import { onlineSums } from "./online.ts";
 import { forEachIndex, lastRun, makeSpace, type Space } from "./space.ts";
@@ -68,7 +69,7 @@ function accesses(kernel: LoopKernel, stage: Stage): Access[] {
 export function indicesOf(stage: Stage): Index[] {
   const found: Index[] = [];
   const roots = [
-    ...stage.reduces.map((r) => r.value),
+    ...[...stage.reduces, ...stage.columnSums].map((r) => r.value),
     ...stage.stores.flatMap((s) => [s.value, s.index]),
   ];
   forEachIndex(roots, (index) => found.push(index));
@@ -104,7 +105,8 @@ function spreadLoop(kernel: LoopKernel, device: DeviceInfo): Spread {
     return { ...common, lanes: "outer", width, group, across: 1, pieces: 1 };
   }
 
-  const lanes = chooseLanes(kernel, outer, inner);
+  const sums = summedValues(kernel).length;
+  const lanes = sums > 0 ? "inner" : chooseLanes(kernel, outer, inner);
   if (lanes === "outer") {
     // Short loops leave registers for wider loads.
     const widest = longest <= 8 ? 8 : 4;
@@ -124,7 +126,8 @@ function spreadLoop(kernel: LoopKernel, device: DeviceInfo): Spread {
   const width = laneWidth(kernel, lanes, outer, inner, longest);
   const vectors = Math.ceil(longest / width);
   const many = outer.total >= device.multiprocessors * 8;
-  const perThread = many ? 4 : 1;
+  const perThread =
+    sums > 0 ? vectorsPerThread(rowBytes(kernel, outer, inner), width, sums) : many ? 4 : 1;
   // Eight threads side by side read whole lines of memory.
   const sharing = Math.max(Math.ceil(vectors / perThread), width > 1 ? Math.min(vectors, 8) : 1);
   const group = Math.min(1024, nextPowerOfTwo(Math.max(1, sharing)));
@@ -132,7 +135,9 @@ function spreadLoop(kernel: LoopKernel, device: DeviceInfo): Spread {
   const wanted = Math.floor((2 * device.multiprocessors) / Math.max(1, blocks));
   // A block that is done in four passes has its sum before other blocks' could be combined.
   const pieces =
-    vectors > 4 * group && wanted > 1 ? Math.min(wanted, Math.floor(vectors / 512), 512) : 1;
+    sums === 0 && vectors > 4 * group && wanted > 1
+      ? Math.min(wanted, Math.floor(vectors / 512), 512)
+      : 1;
   const smaller = pieces > 1 ? 256 : group;
   return {
     ...common,
@@ -142,6 +147,19 @@ function spreadLoop(kernel: LoopKernel, device: DeviceInfo): Spread {
     across: smaller <= 32 ? 128 / smaller : 1,
     pieces,
   };
+}
+
+/** Bytes that the loops read of one row for each of its elements. */
+function rowBytes(kernel: LoopKernel, outer: Space, inner: readonly (Space | undefined)[]): number {
+  const loads = new Set(
+    kernel.stages.flatMap((stage, s) =>
+      [...stageLoads(stage)].filter(({ index: { strides } }) => {
+        const along = (space?: Space) => space?.vars.some((v) => (strides[v] ?? 0) !== 0);
+        return along(outer) && along(inner[s]);
+      }),
+    ),
+  );
+  return [...loads].reduce((n, { slot }) => n + dtypeBytes(kernel.slots[slot] as DType), 0);
 }
 
 /** Passes when every inner loop is short enough to be unrolled with its values in registers. */

@@ -165,6 +165,25 @@ export const PATH_CASES: readonly PathCase[] = [
       ),
     tolerance: 2e-5,
   },
+  {
+    name: "gradients of a norm of many rows beside a residual",
+    args: [of("bf16", 2, 520, 40), x(40), of("bf16", 2, 520, 40)],
+    fn: (a, w, g) => {
+      const loss = (p: Tensor, q: Tensor) =>
+        sum(mul(cast(add(p, rmsNorm(p, q, 1e-6)), "f32"), cast(add(g, 2), "f32")));
+      return treeLeaves(valueAndGrad(loss, { argnums: [0, 1] })(a, w)[1]);
+    },
+    tolerance: 5e-3,
+  },
+  {
+    name: "gradients of a norm of many long rows",
+    args: [of("bf16", 1057, 3592), of("bf16", 3592), of("bf16", 1057, 3592)],
+    fn: (a, w, g) => {
+      const loss = (p: Tensor, q: Tensor) => sum(mul(rmsNorm(p, q, 1e-6), add(g, 2)));
+      return treeLeaves(valueAndGrad(loss, { argnums: [0, 1] })(a, w)[1]);
+    },
+    tolerance: 5e-3,
+  },
   { name: "sum of columns", args: [x(3000, 64)], fn: (a) => sum(a, 0) },
   { name: "sum of wide columns", args: [of("bf16", 520, 4096)], fn: (a) => sum(cast(a, "f32"), 0) },
   { name: "sum of everything", args: [x(700, 301)], fn: (a) => sum(mul(a, a)) },

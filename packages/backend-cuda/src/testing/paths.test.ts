@@ -17,6 +17,7 @@ const QUICK = new Set([
   "transposed in batches, rounded and joined with what lies along",
   "transposed with axes between, odd sizes",
   "norm of long rows",
+  "gradients of a norm of many rows beside a residual",
   "sum of columns",
   "softmax of columns",
   "cross-entropy over rows that registers do not hold",

@@ -177,7 +177,7 @@ export function randomKernel(g: fc.GeneratorValue): RandomKernel {
       const reduced = expression(scope, type, g(fc.nat, 2), accs);
       return { op: op as "sum", value: reduced, acc: accs.length + i };
     });
-    stages.push({ inner, reduces, stores });
+    stages.push({ inner, reduces, stores, columnSums: [] });
     for (const { value: x, acc } of reduces) accs.push(make({ op: "acc", type: x.type, acc }));
   }
   return {

@@ -64,6 +64,7 @@ export function simplify(kernel: LoopKernel): LoopKernel {
       inner: kept(s.inner).map((v) => number.get(v) as number),
       reduces: s.reduces.map((r) => ({ ...r, value: mapExpr(r.value) })),
       stores: s.stores.map((t) => ({ ...t, index: mapIndex(t.index), value: mapExpr(t.value) })),
+      columnSums: [], // this backend asks for none
     })),
   };
 }

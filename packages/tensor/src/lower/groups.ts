@@ -7,10 +7,10 @@
 import { nodeOf } from "../graph.ts";
 import { sizeOf } from "../spec.ts";
 import { getBackend, type Node, type Tensor } from "../tensor.ts";
-import { wholeView } from "./operands.ts";
-import { outerOf, overlap, readsOf, rowLocal, workShape } from "./reads.ts";
+import { operandsOf, wholeView } from "./operands.ts";
+import { outerOf, overlap, readsOf, rowLocal } from "./reads.ts";
 import { isKernel, REDUCTIONS, type Roots, storedInParts } from "./roots.ts";
-import { refine } from "./space.ts";
+import { refine, walkedBy } from "./space.ts";
 
 export interface Unit {
   readonly tensor: Tensor;
@@ -22,6 +22,8 @@ export interface Unit {
   };
   /** Of a reduction: the axes of its operand. */
   readonly axes?: readonly number[];
+  /** Where it is a sum over all outer points of the group, maybe rounded: the sum. */
+  readonly columnsOf?: Tensor;
   /** Of an element-wise value beside reductions of blocks: the axes that lie in a block. */
   readonly block?: readonly number[];
   /** Roots that it reads. */
@@ -44,11 +46,11 @@ export interface KernelEntry {
 export type Entry = Group | KernelEntry;
 
 /** How far back a group may be joined that only shares operands. */
-const WINDOW = 24;
+export const WINDOW = 24;
 /** Simple operations that take longer than a store and two loads. */
 const DEAR = 16;
 /** A kernel reads no more tensors than this. */
-const MOST_READS = 28;
+export const MOST_READS = 28;
 /** Fewer outer points than this leave threads idle, unless the whole is small. */
 const FEWEST_ROWS = 16;
 const SMALL = 16384;
@@ -105,6 +107,18 @@ export function storedIn(unit: Unit): Tensor {
   return unit.within?.whole ?? unit.tensor;
 }
 
+/** The tensors that an entry reads. */
+export function readIn(entry: Entry, roots: ReadonlySet<Tensor>): Tensor[] {
+  return entry.kind === "group"
+    ? entry.units.flatMap((u) => [...u.reads])
+    : entry.node.inputs.flatMap((_, i) => operandsOf(entry.node, i, roots));
+}
+
+/** The tensors that an entry makes. */
+export function madeIn(entry: Entry): readonly Tensor[] {
+  return entry.kind === "group" ? entry.units.map(storedIn) : entry.node.outputs;
+}
+
 function place(unit: Unit, entries: Entry[], latest: number, { roots, cost }: Roots): number {
   const vertical = entries[latest];
   // Every loop over a row computes anew what it takes of the row: what is dear is better loaded.
@@ -131,13 +145,13 @@ function isReduction(t: Tensor): boolean {
  * Without a value passed between them, units share a kernel only if they read the same and are alike,
  * or one maps the rows that the other reduces.
  */
-function sharesWork(unit: Unit, group: Group, roots: ReadonlySet<Tensor>): boolean {
+export function sharesWork(unit: Unit, group: Group, roots: ReadonlySet<Tensor>): boolean {
   return group.units.some((other) => {
     const alike =
       (unit.axes === undefined) === (other.axes === undefined)
         ? other.tensor.shape.join() === unit.tensor.shape.join() &&
           (unit.axes === undefined || operandKey(unit) === operandKey(other))
-        : workShape(unit).join() === workShape(other).join();
+        : walkedBy(unit).shape.join() === walkedBy(other).shape.join();
     return (
       alike &&
       [...unit.reads].some(
@@ -156,7 +170,7 @@ function operandKey(unit: Unit): string {
 }
 
 /** Adds the unit if it fits; says whether it did. */
-function join(unit: Unit, group: Group, roots: ReadonlySet<Tensor>): boolean {
+export function join(unit: Unit, group: Group, roots: ReadonlySet<Tensor>): boolean {
   const outer = jointOuter(unit, group);
   if (outer === undefined) return false;
   const reads = new Set([...group.units, unit].flatMap((u) => [...u.reads]));

@@ -3,6 +3,7 @@
 import type { DType } from "../dtype.ts";
 import { nodeOf } from "../graph.ts";
 import {
+  type ColumnSum,
   computeType,
   type Expr,
   type Index,
@@ -14,13 +15,28 @@ import type { Tensor } from "../tensor.ts";
 import { Emitter, linear } from "./emit.ts";
 import { type Group, storedIn } from "./groups.ts";
 import { mergeVariables } from "./merge.ts";
-import { GroupSpace } from "./space.ts";
+import { GroupSpace, walkedBy } from "./space.ts";
 
 export interface LoweredLoop {
   readonly kernel: LoopKernel;
   /** The tensor bound to each slot. */
   readonly bound: readonly Tensor[];
   readonly writes: readonly number[];
+}
+
+/** A stage that is being made. */
+interface Open {
+  readonly inner: readonly number[];
+  readonly reduces: Reduce[];
+  readonly stores: Store[];
+  readonly columnSums: ColumnSum[];
+}
+
+interface Write {
+  readonly tensor: Tensor;
+  readonly index: Index;
+  readonly value: Expr;
+  readonly inner: readonly number[];
 }
 
 /** @param stored which of the group's values something outside it reads. */
@@ -38,12 +54,12 @@ export function lowerGroup(
     return exact ? value : space.b.make({ op: "narrow", type, to: t.dtype, args: [value] });
   };
 
-  const stages: { inner: readonly number[]; reduces: Reduce[]; stores: Store[] }[] = [];
+  const stages: Open[] = [];
   const stageFor = (inner: readonly number[], after: number) => {
     for (let s = after; s < stages.length; s++) {
-      if ((stages[s] as (typeof stages)[number]).inner.join() === inner.join()) return s;
+      if ((stages[s] as Open).inner.join() === inner.join()) return s;
     }
-    return stages.push({ inner, reduces: [], stores: [] }) - 1;
+    return stages.push({ inner, reduces: [], stores: [], columnSums: [] }) - 1;
   };
   const lastStage = (value: Expr) => {
     let latest = 0;
@@ -54,7 +70,7 @@ export function lowerGroup(
   };
 
   // Values of the group that are not reductions are inlined wherever the group uses them.
-  const inline = new Set(group.units.filter((u) => u.axes === undefined).map((u) => u.tensor));
+  const inline = new Set(group.units.filter((u) => !u.axes && !u.columnsOf).map((u) => u.tensor));
   const inlining: Emitter = new Emitter(
     space.b,
     (t) => roots.has(t) && !inline.has(t),
@@ -65,11 +81,16 @@ export function lowerGroup(
     },
   );
 
-  const writes: { tensor: Tensor; index: Index; value: Expr; inner: readonly number[] }[] = [];
+  const writes: Write[] = [];
+  const columnSums: Write[] = [];
   for (const unit of group.units) {
     const { inner, index, result } = space.iterate(unit);
     const t = unit.tensor;
-    if (unit.axes === undefined) {
+    if (unit.columnsOf) {
+      if (!stored(t)) continue;
+      const value = inlining.at(walkedBy(unit), index);
+      columnSums.push({ tensor: t, index: linear(t.shape, result), value, inner });
+    } else if (unit.axes === undefined) {
       const target = storedIn(unit);
       if (!stored(target)) continue;
       writes.push({
@@ -79,8 +100,7 @@ export function lowerGroup(
         inner,
       });
     } else {
-      const operand = nodeOf(t).inputs[0] as Tensor;
-      const value = inlining.at(operand, index);
+      const value = inlining.at(walkedBy(unit), index);
       const stage = stageFor(inner, lastStage(value));
       const acc = accs.size;
       const op = ({ sum: "sum", reduceMax: "max", reduceMin: "min" } as const)[
@@ -96,16 +116,21 @@ export function lowerGroup(
     const stage = stageFor(w.inner, lastStage(w.value));
     stages[stage]?.stores.push({ slot: inlining.slot(w.tensor), index: w.index, value: w.value });
   }
+  for (const { tensor, index, value, inner } of columnSums) {
+    const stage = stageFor(inner, lastStage(value));
+    stages[stage]?.columnSums.push({ slot: inlining.slot(tensor), index, value });
+  }
   const bound = inlining.bound;
   const slots: DType[] = bound.map((t) => t.dtype);
   const kernel = mergeVariables({
     kind: "loop",
     vars: [...space.b.vars],
     outer: group.outer.length,
-    stages: stages.filter((s) => s.reduces.length + s.stores.length > 0),
+    stages: stages.filter((s) => s.reduces.length + s.stores.length + s.columnSums.length > 0),
     slots,
   });
-  return { kernel, bound, writes: [...new Set(writes.map((w) => inlining.slot(w.tensor)))] };
+  const written = new Set([...writes, ...columnSums].map((w) => inlining.slot(w.tensor)));
+  return { kernel, bound, writes: [...written] };
 }
 
 /** The reductions that an expression uses. */

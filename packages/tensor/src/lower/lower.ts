@@ -4,13 +4,16 @@ import { dtypeBytes } from "../dtype.ts";
 import { type Graph, nodeOf } from "../graph.ts";
 import { describe } from "../spec.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Entry, schedule, storedIn } from "./groups.ts";
+import { withColumnSums } from "./columns.ts";
+import { type Entry, readIn, schedule, storedIn } from "./groups.ts";
 import { lowerKernel, trafficOf } from "./kernels.ts";
 import { lowerGroup } from "./loops.ts";
 import { updatesInPlace } from "./merge.ts";
-import { operandsOf, wholeView } from "./operands.ts";
+import { wholeView } from "./operands.ts";
 import { planMemory } from "./plan.ts";
-import { chooseRoots } from "./roots.ts";
+import { chooseRoots, type Roots } from "./roots.ts";
+import { withRowsTogether } from "./rows.ts";
+import { walkedBy } from "./space.ts";
 
 interface Draft {
   readonly step: Omit<Step, "buffers">;
@@ -31,7 +34,7 @@ export function lower(
 ): Program {
   const outputs = storedAs(results, donated);
   const plan = chooseRoots(graph.nodes, outputs);
-  const drafts = draftSteps(schedule(plan), plan.roots, new Set(outputs));
+  const drafts = draftSteps(entriesOf(plan), plan.roots, new Set(outputs));
 
   // First and last step of every tensor in memory.
   const first = new Map<Tensor, number>();
@@ -82,6 +85,10 @@ export function lower(
   };
 }
 
+function entriesOf(plan: Roots): Entry[] {
+  return withColumnSums(withRowsTogether(schedule(plan), plan.roots), plan.roots);
+}
+
 /**
  * What each result is in memory. A reshape of a whole tensor is the same bytes, so that tensor is
  * stored in its place, unless it is a result already or memory that stays the caller's.
@@ -109,11 +116,7 @@ function draftSteps(
   // Roots that another entry reads (or the caller): only these are stored.
   const readBy = new Map<Tensor, Set<Entry>>();
   for (const entry of entries) {
-    const reads =
-      entry.kind === "group"
-        ? entry.units.flatMap((u) => [...u.reads])
-        : entry.node.inputs.flatMap((_, i) => operandsOf(entry.node, i, roots));
-    for (const t of reads) {
+    for (const t of readIn(entry, roots)) {
       let readers = readBy.get(t);
       if (readers === undefined) {
         readers = new Set();
@@ -140,10 +143,7 @@ function draftSteps(
     const written = entry.units.filter((u) => stored(storedIn(u))).map((u) => u.tensor);
     const label = groupLabel(written);
     const traffic = trafficOf([...bound.filter((_, s) => !writes.includes(s)), ...written]);
-    const points = entry.units.map((u) =>
-      u.axes ? (nodeOf(u.tensor).inputs[0] as Tensor).size : u.tensor.size,
-    );
-    const flops = points.reduce((a, b) => a + b, 0);
+    const flops = entry.units.reduce((n, unit) => n + walkedBy(unit).size, 0);
     drafts.push({ step: { kernel, writes, label, flops, traffic }, bound });
   }
   return drafts;

@@ -73,6 +73,11 @@ export function mergeVariables(kernel: LoopKernel): LoopKernel {
         index: rebuildIndex(st.index),
         value: rebuild(st.value),
       })),
+      columnSums: s.columnSums.map((c) => ({
+        ...c,
+        index: rebuildIndex(c.index),
+        value: rebuild(c.value),
+      })),
     })),
   };
 }
@@ -93,7 +98,7 @@ function collectIndices(kernel: LoopKernel): Index[] {
   };
   for (const s of kernel.stages) {
     for (const r of s.reduces) visit(r.value);
-    for (const st of s.stores) {
+    for (const st of [...s.stores, ...s.columnSums]) {
       visitIndex(st.index);
       visit(st.value);
     }
@@ -126,7 +131,7 @@ export function updatesInPlace(kernel: LoopKernel, reads: number, write: number)
         for (const t of e.index.terms) visit(t.expr);
       } else if ("args" in e) for (const a of e.args) visit(a);
     };
-    for (const r of s.reduces) visit(r.value);
+    for (const r of [...s.reduces, ...s.columnSums]) visit(r.value);
     for (const st of s.stores) {
       visit(st.value);
       for (const t of st.index.terms) visit(t.expr);

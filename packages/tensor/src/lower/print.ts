@@ -42,6 +42,11 @@ export function printLoop(kernel: LoopKernel, names: readonly string[] = []): st
     if (stage.inner.length > 0) lines.push(`          over ${range(stage.inner)}`);
     for (const r of stage.reduces)
       lines.push(`            a${r.acc} = ${r.op} ${printExpr(r.value, slot)}`);
+    for (const s of stage.columnSums) {
+      lines.push(
+        `            ${slot(s.slot)}[${printIndex(s.index, slot)}] = sum over rows ${printExpr(s.value, slot)}`,
+      );
+    }
     for (const s of stage.stores) {
       lines.push(
         `            ${slot(s.slot)}[${printIndex(s.index, slot)}] = ${printExpr(s.value, slot)}`,

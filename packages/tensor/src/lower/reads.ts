@@ -1,11 +1,10 @@
 /** What a unit reads, and where: its extents and indices decide what it may share a kernel with. */
 import { nodeOf } from "../graph.ts";
 import type { Expr, Index } from "../loop.ts";
-import { sizeOf } from "../spec.ts";
 import type { Node, Tensor } from "../tensor.ts";
 import { Emitter } from "./emit.ts";
 import type { Unit } from "./groups.ts";
-import { GroupSpace } from "./space.ts";
+import { GroupSpace, walkedBy } from "./space.ts";
 
 /** The roots a value is computed from, and what its barriers wait for. */
 export function readsOf(t: Tensor, roots: ReadonlySet<Tensor>): Set<Tensor> {
@@ -29,11 +28,6 @@ export function readsOf(t: Tensor, roots: ReadonlySet<Tensor>): Set<Tensor> {
   return reads;
 }
 
-/** The elements that are walked over: those of a reduction's operand. */
-export function workShape({ tensor, axes }: Unit): readonly number[] {
-  return (axes ? (nodeOf(tensor).inputs[0] as Tensor) : tensor).shape;
-}
-
 /** Extents of the loops over a unit's results. */
 export function outerOf(unit: Unit): readonly number[] {
   return unit.tensor.shape.filter((d) => d !== 1);
@@ -41,7 +35,7 @@ export function outerOf(unit: Unit): readonly number[] {
 
 /** Whether two units read some of the same elements of a tensor: not, where they read slices of it. */
 export function overlap(a: Unit, b: Unit, t: Tensor, roots: ReadonlySet<Tensor>): boolean {
-  if (t.size <= Math.max(sizeOf(workShape(a)), sizeOf(workShape(b)))) return true;
+  if (t.size <= Math.max(walkedBy(a).size, walkedBy(b).size)) return true;
   const theirs = regionOf(b, t, roots);
   return regionOf(a, t, roots).every(([first, last], axis) => {
     const [start, end] = theirs[axis] as [number, number];
@@ -77,8 +71,8 @@ export function rowLocal(
   emitUnit(unit, outer, roots, (t, index, space, emitter) => {
     const member = own.get(t);
     if (member === undefined || t === unit.tensor) return undefined;
-    if (member.axes === undefined) return emitter.compute(t, index);
-    if (!space.atOwnPoint(t.shape, index)) local = false;
+    if (!member.axes && !member.columnsOf) return emitter.compute(t, index);
+    if (member.columnsOf || !space.atOwnPoint(t.shape, index)) local = false;
     return space.b.constant(0, "f32");
   });
   return local;
@@ -103,6 +97,7 @@ function emitUnit(
     (t, index) => own(t, index, space, emitter),
   );
   const { index } = space.iterate(unit);
-  if (unit.axes) emitter.at(nodeOf(unit.tensor).inputs[0] as Tensor, index);
+  const walked = walkedBy(unit);
+  if (walked !== unit.tensor) emitter.at(walked, index);
   else emitter.compute(unit.tensor, index);
 }

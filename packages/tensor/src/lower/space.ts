@@ -30,6 +30,12 @@ export function refine(a: readonly number[], b: readonly number[]): readonly num
   return dims.reverse();
 }
 
+/** The tensor whose elements a unit's loops walk over: of a reduction, its operand. */
+export function walkedBy({ tensor, axes, columnsOf }: Unit): Tensor {
+  const reduction = columnsOf ?? (axes && tensor);
+  return reduction ? (nodeOf(reduction).inputs[0] as Tensor) : tensor;
+}
+
 /** The variables of a group's kernel and how tensors' axes run over them. */
 export class GroupSpace {
   readonly b: LoopBuilder = new LoopBuilder();
@@ -60,7 +66,7 @@ export class GroupSpace {
   }
 
   #walk(unit: Unit): ReturnType<GroupSpace["iterate"]> {
-    const shape = unit.tensor.shape;
+    const { shape } = walkedBy(unit);
     const inside = unit.axes ?? unit.block;
     if (inside === undefined) {
       const rows = sizeOf(this.outer);
@@ -72,16 +78,16 @@ export class GroupSpace {
         ) ?? real;
       const inner = this.#innerVars(whole.slice(this.outer.filter((d) => d !== 1).length));
       const index = this.#axes(shape, [...this.#outerVars, ...inner]);
-      return { inner, index, result: index };
+      const summed = unit.columnsOf ? (nodeOf(unit.columnsOf).attrs.axes as number[]) : [];
+      return { inner, index, result: index.filter((_, a) => !summed.includes(a)) };
     }
-    const walked = unit.axes ? (nodeOf(unit.tensor).inputs[0] as Tensor).shape : shape;
-    const inner = this.#innerVars(inside.map((a) => walked[a] as number));
+    const inner = this.#innerVars(inside.map((a) => shape[a] as number));
     const result = this.#axes(
-      walked.filter((_, a) => !inside.includes(a)),
+      shape.filter((_, a) => !inside.includes(a)),
       this.#outerVars,
     );
     let kept = 0;
-    const index = walked.map((_, a) => {
+    const index = shape.map((_, a) => {
       const at = inside.indexOf(a);
       return at >= 0 ? this.b.variable(inner[at] as number) : (result[kept++] as Index);
     });

@@ -89,6 +89,8 @@ const PARALLEL_RESULTS = 8192;
 const SHORTEST_PART = 64;
 /** So many rows a backend that keeps them gets whole: their sums are one kernel with what else they are used for. */
 const FEWEST_ROWS = 32;
+/** The same of columns, for a backend that sums them beside rows. */
+const FEWEST_COLUMNS = 128;
 /** A shorter sum takes less time than starting another kernel. */
 const LONG = 4096;
 
@@ -103,7 +105,12 @@ function splitSum(x: Tensor, axes: readonly number[]): Tensor {
   const total = axes.reduce((n, a) => n * (x.shape[a] as number), 1);
   const wanted = Math.min(PARALLEL_RESULTS / Math.max(1, sizeOf(kept)), total / SHORTEST_PART);
   const ofRows = axes.every((a, i) => a === x.rank - axes.length + i);
-  const enough = wanted < 2 || (ofRows && sizeOf(kept) >= FEWEST_ROWS && getBackend().keepsRows);
+  const ofColumns = axes.every((a, i) => a === i);
+  const { keepsRows, sumsColumns = 0 } = getBackend();
+  const enough =
+    wanted < 2 ||
+    (ofRows && keepsRows && sizeOf(kept) >= FEWEST_ROWS) ||
+    (ofColumns && sumsColumns > 0 && sizeOf(kept) >= FEWEST_COLUMNS);
   if (!isFloat(x.dtype) || total < LONG || enough) return apply1("sum", [x], { axes });
   if (axes.length === x.rank && x.rank > 1) return splitSum(reshape(x, [x.size]), [0]);
   let parts = 1;

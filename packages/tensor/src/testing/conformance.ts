@@ -60,6 +60,16 @@ const ints = (shape: readonly number[], below: number, dtype: DType = "i32"): Ar
 /** Tensor cores add products of 8-bit numbers in about 14 bits (DeepSeek-V3's report, section 3.3.2). */
 const FP8_SUMS = 5e-4;
 
+/** Of a sum of x and its norm: the sum, and gradients of x and the norm's weights, whose parts come from every row. */
+function normGradients(x: Tensor, w: Tensor, dy: Tensor): Tensor[] {
+  const loss = (x: Tensor, w: Tensor): [Tensor, Tensor] => {
+    const y = p.add(x, nn.rmsNorm(x, w, 1e-6));
+    return [r.sum(p.mul(p.cast(y, "f32"), p.cast(dy, "f32"))), y];
+  };
+  const [[, y], grads] = valueAndGrad(loss, { argnums: [0, 1] })(x, w);
+  return [y, ...grads];
+}
+
 /** A product in FP8 and its gradients: no smooth function, so these are compared as values. */
 function fp8Gradients(
   fn: (x: Tensor, w: Tensor) => Tensor,
@@ -771,6 +781,18 @@ function layerCases(): Case[] {
       fn: (x, w) => nn.rmsNorm(x, w, 1e-6),
       tolerance: 5e-3,
     },
+    ...(
+      [
+        ["f32", [2, 515, 36]],
+        ["f32", [9, 97]],
+        ["bf16", [2, 5, 64]],
+      ] as const
+    ).map(([dtype, shape]) => ({
+      name: `gradients of rmsNorm of ${dtype} [${shape}] beside a residual`,
+      args: [{ shape, dtype }, positive(shape.at(-1) as number), { ...positive(...shape), dtype }],
+      fn: normGradients as Case["fn"],
+      tolerance: dtype === "bf16" ? 5e-3 : 3e-6,
+    })),
     { name: "swiglu", args: [f(3, 10), f(3, 10)], fn: nn.swiglu as Case["fn"], grad: true },
     {
       name: "rotary",

@@ -64,6 +64,15 @@ function emit(kernel: LoopKernel): string {
     return name;
   };
   const index = (ix: Index) => position(ix, value);
+  const rounded = (x: string, slot: number) => {
+    const dtype = kernel.slots[slot] as DType;
+    return dtype === "f32" ? `Math.fround(${x})` : whole(dtype) ? x : `roundTo(${x}, "${dtype}")`;
+  };
+  const columnSums = kernel.stages.flatMap(({ inner, columnSums }) =>
+    columnSums.map((sum) => ({ ...sum, inner })),
+  );
+  for (const { slot } of columnSums)
+    lines.push(`const c${slot} = new Float64Array(s${slot}.length);`);
   loop(outer, () => {
     for (const stage of kernel.stages) {
       for (const r of stage.reduces) {
@@ -77,13 +86,10 @@ function emit(kernel: LoopKernel): string {
             r.op === "sum" ? `a${r.acc} += ${x};` : `a${r.acc} = Math.${r.op}(a${r.acc}, ${x});`,
           );
         }
-        for (const st of stage.stores) {
-          const dtype = kernel.slots[st.slot] as DType;
-          const x = value(st.value);
-          const wide =
-            dtype === "f32" ? `Math.fround(${x})` : whole(dtype) ? x : `roundTo(${x}, "${dtype}")`;
-          lines.push(`s${st.slot}[${index(st.index)}] = ${wide};`);
-        }
+        for (const st of stage.stores)
+          lines.push(`s${st.slot}[${index(st.index)}] = ${rounded(value(st.value), st.slot)};`);
+        for (const { slot, index: at, value: x } of stage.columnSums)
+          lines.push(`c${slot}[${index(at)}] += ${value(x)};`);
       });
       for (const r of stage.reduces) {
         if (r.value.type === "i32")
@@ -98,6 +104,10 @@ function emit(kernel: LoopKernel): string {
       names.clear();
     }
   });
+  for (const { slot, inner, index: at } of columnSums)
+    loop(inner, () => {
+      lines.push(`const at = ${index(at)};`, `s${slot}[at] = ${rounded(`c${slot}[at]`, slot)};`);
+    });
   return lines.join("\n");
 }
 
