@@ -10,9 +10,9 @@ export interface Slot {
   readonly data?: Int32Array | Float32Array;
 }
 
-export type Read = (slot: number, index: number) => number;
+type Read = (slot: number, index: number) => number;
 
-export interface Single {
+interface Single {
   readonly name: string;
   readonly kernel: Kernel;
   readonly slots: readonly Slot[];

@@ -452,3 +452,32 @@ describe("FP8 weights that lie across the contraction", () => {
     expect(lower(odd, { ...H100, computeCapability: 80 }).launches).toHaveLength(1);
   });
 });
+
+test("columns quantised by the kernel for that are multiplied as they lie, scales and all", () => {
+  const [m, n, k] = [192, 320, 1024];
+  const operand = { dtype: "f8e4m3", offset: 0, batch: [] } as const;
+  const lowered = lower(
+    {
+      ...{ kind: "matmul", batch: [], m, n, k },
+      a: {
+        ...{ ...operand, slot: 0, row: k, col: 1 },
+        scale: { slot: 3, block: [1, 128], batch: [], row: 1, col: m },
+      },
+      b: {
+        ...{ ...operand, slot: 1, row: 1, col: k },
+        scale: { slot: 4, block: [128, 1], batch: [], row: n, col: 1 },
+      },
+      out: { slot: 2, dtype: "bf16", offset: 0, batch: [], row: n, col: 1 },
+    },
+    H100,
+  );
+  expect(lowered.workspace).toBe(0);
+  expect(lowered.launches).toMatchObject([
+    {
+      gemm: {
+        a: { at: { slot: 0 }, dtype: "f8e4m3", scale: { at: { slot: 3 }, mode: "vec128" } },
+        b: { at: { slot: 1 }, dtype: "f8e4m3", scale: { at: { slot: 4 }, mode: "vec128" } },
+      },
+    },
+  ]);
+});

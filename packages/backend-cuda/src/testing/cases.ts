@@ -354,6 +354,15 @@ export const PATH_CASES: readonly PathCase[] = [
     tolerance: 0,
   },
   {
+    name: "a product along quantised columns",
+    args: [of("bf16", 300, 64), of("bf16", 300, 96)],
+    fn: (a, b) => {
+      const [aScale, bScale] = [quantize(a).columns, quantize(b).columns];
+      return matmul(aScale.values, bScale.values, { transposeA: true, aScale, bScale });
+    },
+    tolerance: 5e-4,
+  },
+  {
     name: "weights' gradients of runs in e4m3",
     args: [of("bf16", 400, 72), of("bf16", 90, 136), ids(90, 400)],
     fn: (a, few, i) => {

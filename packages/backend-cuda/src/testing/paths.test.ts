@@ -37,6 +37,7 @@ const QUICK = new Set([
   "quantised both ways, 131 wide",
   "quantised both ways in runs, empty ones and of 1, 127, 128 and 129 rows among them, some in none",
   "quantised both ways: blocks of zeros, the largest and the least numbers, infinities and NaN",
+  "a product along quantised columns",
   "weights' gradients of runs in e4m3",
   "sums of looked-up rows",
   "attention of f32 in parts of 32 and 16",
