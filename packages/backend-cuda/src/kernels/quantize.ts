@@ -12,10 +12,20 @@ import { constants } from "./hopper.ts";
 
 const TILE = 128;
 
-/** A scale and what to multiply by in its place: exact, since it is a power of two. */
+/**
+ * The exponent field of a block's scale, 2^⌈log2(largest / 448)⌉, as it comes of a division in f32, without
+ * one: 448 is 1.75 · 2^8, the least scale 2^−126, and quotients up to 2^−150 (224 units of f32) are 0. Like
+ * other NaN, that of a block gives 0. Then the scale, and what to multiply by in its place: exact, too.
+ */
 const SCALES = `
-DEVICE f32 scale_of(f32 largest) { return __uint_as_float(__float_as_uint(largest / 448.0f) + 0x7fffffu & 0x7f800000u); }
-DEVICE f32 inverse_of(f32 scale) { return scale == 0.0f ? 1.0f : 1.0f / scale; }
+DEVICE u32 exponent_of(f32 largest) {
+  const u32 bits = __float_as_uint(largest) & 0x7fffffffu, exponent = max((bits + 0x1fffffu) >> 23, 9u) - 8;
+  return bits <= 224 || bits > 0x7f800000u ? 0u : bits == 0x7f800000u ? 255u : exponent;
+}
+DEVICE f32 scale_of(u32 exponent) { return __uint_as_float(exponent << 23); }
+DEVICE f32 inverse_of(u32 exponent) {
+  return __uint_as_float((exponent == 0 ? 127 : exponent == 255 ? 0 : 254 - exponent) << 23);
+}
 `;
 
 /**
@@ -92,8 +102,9 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
     f32 largest = 0;
     UNROLL for (int j = 0; j < 8; ++j) largest = max_nan(largest, fabsf(value(p, j)));
     UNROLL for (int d = 1; d < 16; d *= 2) largest = max_nan(largest, __shfl_xor_sync(FULL, largest, d));
-    const f32 scale = scale_of(largest), inverse = inverse_of(scale);
-    if (chunk == p) row_scale = scale;
+    const u32 exponent = exponent_of(largest);
+    const f32 inverse = inverse_of(exponent);
+    if (chunk == p) row_scale = scale_of(exponent);
     const uint2 word = four_and_four([&](int j) { return value(p, j) * inverse; });
     const int r = row + 8 * eight + p;
     ${storeRow}
@@ -112,10 +123,10 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
   if (threadIdx.x < 128) {
     f32 largest = 0;
     UNROLL for (int w = 0; w < 8; ++w) largest = max_nan(largest, maxima[w][threadIdx.x]);
-    const f32 scale = in_run ? scale_of(largest) : 0.0f;
-    inverses[threadIdx.x] = inverse_of(scale);
+    const u32 exponent = in_run ? exponent_of(largest) : 0;
+    inverses[threadIdx.x] = inverse_of(exponent);
     const int c = column0 + threadIdx.x % 16 * 8 + threadIdx.x / 16;
-    if (c < WIDTH) turned_scales[(i64)tile * WIDTH + c] = scale;
+    if (c < WIDTH) turned_scales[(i64)tile * WIDTH + c] = scale_of(exponent);
   }
   __syncthreads();
   UNROLL for (int j = 0; j < 8; ++j) {

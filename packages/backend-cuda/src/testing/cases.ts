@@ -345,9 +345,10 @@ export const PATH_CASES: readonly PathCase[] = [
     args: [ids(12, 256, 256)],
     fn: (i) => {
       const mantissa = rem(mul(iota([256, 256]), 7919), 1 << 23);
-      const wide = bitcast(add(shl(add(mul(i, 22), 8), 23), mantissa), "f32"); // 2^−119 … 2^123
+      const wide = bitcast(add(shl(mul(i, 23), 23), mantissa), "f32"); // from below 2^−126 to 2^127
       const lines = iota([256, 256], { axis: 0 });
-      const zeros = where(lt(lines, 130), 0, wide);
+      const least = bitcast(add(iota([256, 256], { axis: 1 }), 97), "f32"); // to 448 · 2^−150, and above
+      const zeros = where(lt(lines, 130), 0, where(lt(lines, 160), least, wide));
       const odd = where(eq(lines, 7), div(cast(sub(i, 6), "f32"), 0), mul(wide, -1));
       return [wide, zeros, cast(odd, "bf16")].flatMap((m) => halves(quantize(m)));
     },
