@@ -111,8 +111,8 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
   }
   if (chunk < 8 && row + 8 * eight + chunk < end)
     scales[(i64)(column0 / 128) * ROWS + row + 8 * eight + chunk] = row_scale;`;
-  const quantizeColumns = `
-  if (tile >= LENGTH / 128) return;
+  // Before anything else, since it needs all lines: none is asked for late.
+  const findColumnScales = `
   UNROLL for (int j = 0; j < 8; ++j) {
     f32 largest = 0;
     UNROLL for (int p = 0; p < 8; ++p) largest = max_nan(largest, fabsf(value(p, j)));
@@ -126,8 +126,10 @@ export const lowerQuantize: Lower<QuantizeKernel> = (k) => {
     const u32 exponent = in_run ? exponent_of(largest) : 0;
     inverses[threadIdx.x] = inverse_of(exponent);
     const int c = column0 + threadIdx.x % 16 * 8 + threadIdx.x / 16;
-    if (c < WIDTH) turned_scales[(i64)tile * WIDTH + c] = scale_of(exponent);
-  }
+    if (c < WIDTH && tile < LENGTH / 128) turned_scales[(i64)tile * WIDTH + c] = scale_of(exponent);
+  }`;
+  const quantizeColumns = `
+  if (tile >= LENGTH / 128) return;
   __syncthreads();
   UNROLL for (int j = 0; j < 8; ++j) {
     const f32 inverse = inverses[16 * j + chunk];
@@ -191,6 +193,7 @@ extern "C" __global__ void __launch_bounds__(256, ${blocks}) quantize(${paramete
     const int r = row + 8 * eight + p;
     ${load}
   }
+  ${alongColumns ? findColumnScales : ""}
   ${alongRows ? quantizeRows : ""}
   ${alongColumns ? quantizeColumns : ""}
 }
