@@ -42,6 +42,7 @@ export {
   paramShapes,
 } from "./params.ts";
 export { denseVariant, PRESETS, type PresetName, preset } from "./presets.ts";
+export { roundedMatrices } from "./rounded.ts";
 export { randomSource, type SampleOptions, sampleToken } from "./sample.ts";
 export { sizedConfig } from "./size.ts";
 export {

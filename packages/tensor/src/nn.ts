@@ -51,7 +51,7 @@ export function groupedLinear(x: Tensor, w: Tensor, offsets: Tensor): Tensor {
 
 /**
  * {@link linear} with each of several matrices: as one product with all their rows, which reads x once
- * and gives its gradient in one sum, where the program writes the matrices anyway.
+ * and gives its gradient in one sum, where they lie one below the other or the program writes them anyway.
  */
 export function linears(x: Tensor, ws: readonly Tensor[]): Tensor[] {
   return together(ws, (w) => linear(x, w));
@@ -63,14 +63,22 @@ export function groupedLinears(x: Tensor, ws: readonly Tensor[], offsets: Tensor
 }
 
 function together(ws: readonly Tensor[], product: (w: Tensor) => Tensor): Tensor[] {
-  if (!ws.every(writtenAnew)) return ws.map(product);
-  const joined = concat(ws, -2);
+  const joined = splitFrom(ws) ?? (ws.every(writtenAnew) ? concat(ws, -2) : undefined);
+  if (joined === undefined) return ws.map(product);
   const y = product(ws.every(isInFp8) ? inFp8(joined) : joined);
   return split(
     y,
     ws.map((w) => w.shape.at(-2) as number),
     -1,
   );
+}
+
+/** The matrix that was split into just these rows, if there is one. */
+function splitFrom(ws: readonly Tensor[]): Tensor | undefined {
+  const node = ws[0]?.node;
+  if (node?.op !== "split" || node.attrs.axis !== (ws[0] as Tensor).rank - 2) return undefined;
+  const all = ws.length === node.outputs.length && ws.every((w, i) => w === node.outputs[i]);
+  return all ? node.inputs[0] : undefined;
 }
 
 /**

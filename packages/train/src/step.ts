@@ -28,6 +28,7 @@ import {
   zeros,
 } from "@dsv3/tensor";
 import { type AdamWConfig, adamw, clipByGlobalNorm, initMoments, type Moments } from "./adamw.ts";
+import { takesCopies, type WorkingCopies, withCopies, workingCopies } from "./working.ts";
 
 /** Everything that a step changes. */
 export type TrainState = {
@@ -37,6 +38,8 @@ export type TrainState = {
   step: Tensor;
   /** Moving average of the parameters in f32, where one is kept. */
   ema?: ModelParams;
+  /** What steps in bf16 multiply by; the first of them adds it. */
+  working?: WorkingCopies;
 };
 
 export interface StepOptions {
@@ -100,8 +103,17 @@ export function trainStep(
   config: ModelConfig,
   options: StepOptions,
 ): TrainStep & { dispose(): void } {
-  const differentiate = valueAndGrad((p: ModelParams, b: Batch, dropout?: LossOptions["dropout"]) =>
-    lossFn(p, b, config, { ...options.loss, ...(dropout ? { dropout } : {}) }),
+  const differentiate = valueAndGrad(
+    (
+      p: ModelParams,
+      working: WorkingCopies | undefined,
+      b: Batch,
+      dropout?: LossOptions["dropout"],
+    ) => {
+      const weights = working ? withCopies(p, working) : p;
+      return lossFn(weights, b, config, { ...options.loss, ...(dropout ? { dropout } : {}) });
+    },
+    { argnums: [0, 1] },
   );
   const dropoutAt = ({ step }: TrainState, index: Tensor) => {
     if (options.dropout === undefined) return undefined;
@@ -110,9 +122,19 @@ export function trainStep(
     return { ...rates, key: foldIn(ofStep, cast(index, "i32")) };
   };
   const gradients = (state: TrainState, batch: Batch, index: Tensor) => {
-    const [[loss, parts], grads] = differentiate(state.params, batch, dropoutAt(state, index));
+    const { params, working } = state;
+    const dropout = dropoutAt(state, index);
+    const [[loss, parts], [own, ofCopies]] = differentiate(params, working, batch, dropout);
     const { tokens, ...losses } = parts;
-    return { metrics: { loss, ...losses }, grads: grads as unknown as ModelParams, tokens };
+    // Where a parameter's copy was multiplied by, its gradient came to the copy.
+    const placed = ofCopies ? withCopies(params, ofCopies) : params;
+    const grads = treeMap(
+      (g, p, copied) => cast(copied === p ? g : copied, p.dtype),
+      own,
+      params,
+      placed,
+    ) as ModelParams;
+    return { metrics: { loss, ...losses }, grads, tokens };
   };
 
   const whole = compile(
@@ -137,7 +159,11 @@ export function trainStep(
     { name: "update", donate: [0, 1] },
   );
 
-  const run: TrainStep = (state, batches, s) => {
+  const copy = compile((params: ModelParams) => workingCopies(params), { name: "workingCopies" });
+
+  const run: TrainStep = (before, batches, s) => {
+    const lacking = before.working === undefined && takesCopies(before.params, options.loss);
+    const state = lacking ? { ...before, working: copy(before.params) } : before;
     using rates = tensor([s.learningRate, s.biasSpeed]);
     const [only] = batches;
     if (only === undefined) throw new RangeError("a training step needs at least one batch");
@@ -157,7 +183,7 @@ export function trainStep(
   };
   return Object.assign(run, {
     dispose: () => {
-      for (const program of [whole, part, update]) program.dispose();
+      for (const program of [whole, part, update, copy]) program.dispose();
     },
   });
 }
@@ -171,6 +197,7 @@ function updated(state: TrainState, { grads, metrics }: Sums, rates: Tensor, o: 
   const moved = adamw(state.params, clipped.grads, state.moments, rate, o.optimizer);
   const params = balanced(state.params, moved.params, metrics.loads, biasSpeed);
   const next: TrainState = { params, moments: moved.moments, step };
+  if (state.working) next.working = workingCopies(params);
   if (state.ema && o.emaDecay !== undefined) {
     const decay = minimum(div(state.step, step), o.emaDecay);
     next.ema = treeMap(
