@@ -94,16 +94,20 @@ export function isInFp8(w: Tensor): boolean {
   return multiplied.has(w);
 }
 
-/** Whether products with w, which is `inFp8`, quantise it, in tiles that end with its rows. */
-export function quantizedInTiles(w: Tensor): boolean {
-  return storedInFp8(w) === undefined && (w.shape.at(-2) as number) % TILES[0] === 0;
+/**
+ * Whether products with these, which are `inFp8`, quantise them, in tiles of which none reaches into the
+ * next matrix where they lie one below the other.
+ */
+export function joinsInTiles(ws: readonly Tensor[]): boolean {
+  const ends = ws.slice(0, -1).every((w) => (w.shape.at(-2) as number) % TILES[0] === 0);
+  return ends && ws.every((w) => storedInFp8(w) === undefined);
 }
 
 /** w in tiles; matrices joined where tiles end, each into its place. */
 function inTiles(w: Tensor): Fp8Matrix {
   const joined = w.node?.inputs[0]?.node; // what inFp8 marked
   const rows = joined?.op === "concat" && joined.attrs.axis === w.rank - 2;
-  if (!rows || !joined.inputs.every(quantizedInTiles)) return quantizeFp8(stopGradient(w), TILES);
+  if (!rows || !joinsInTiles(joined.inputs)) return quantizeFp8(stopGradient(w), TILES);
   const parts = joined.inputs.map((part) => quantizeFp8(stopGradient(part), TILES));
   const all = (of: "values" | "scale") =>
     concat(

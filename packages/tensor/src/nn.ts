@@ -1,6 +1,6 @@
 /** The few neural operations that every layer shares. */
 import { isFloat } from "./dtype.ts";
-import { fp8GroupedLinear, fp8Linear, inFp8, isInFp8, quantizedInTiles } from "./fp8.ts";
+import { fp8GroupedLinear, fp8Linear, inFp8, isInFp8, joinsInTiles } from "./fp8.ts";
 import { full } from "./ops/create.ts";
 import { takeAlong } from "./ops/indexed.ts";
 import { groupedMatmul, matmul } from "./ops/matrix.ts";
@@ -63,7 +63,7 @@ export function groupedLinears(x: Tensor, ws: readonly Tensor[], offsets: Tensor
 }
 
 function together(ws: readonly Tensor[], product: (w: Tensor) => Tensor): Tensor[] {
-  const joined = splitFrom(ws) ?? (ws.every(writtenAnew) ? concat(ws, -2) : undefined);
+  const joined = splitFrom(ws) ?? (writtenAnew(ws) ? concat(ws, -2) : undefined);
   if (joined === undefined) return ws.map(product);
   const y = product(ws.every(isInFp8) ? inFp8(joined) : joined);
   return split(
@@ -82,11 +82,12 @@ function splitFrom(ws: readonly Tensor[]): Tensor | undefined {
 }
 
 /**
- * Whether the program writes w, and so may as well write it below others: weights rounded to another
- * dtype, or to FP8 in tiles that end where they do. Stored weights would have to be copied.
+ * Whether the program writes these matrices, and so may as well write them one below the other: weights
+ * rounded to another dtype, or to FP8 in tiles that end where they do. Stored weights would have to be
+ * copied.
  */
-function writtenAnew(w: Tensor): boolean {
-  return isInFp8(w) ? quantizedInTiles(w) : w.node?.op === "cast";
+function writtenAnew(ws: readonly Tensor[]): boolean {
+  return ws.every(isInFp8) ? joinsInTiles(ws) : ws.every((w) => w.node?.op === "cast");
 }
 
 /** x / √(mean(x²) + eps) · weight over the last axis, in f32, returned in the dtype of x. */

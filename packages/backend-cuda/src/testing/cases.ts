@@ -467,14 +467,14 @@ function arguments_(c: PathCase): Tensor[] {
   });
 }
 
-/** Runs a case three times (step by step, recorded, replayed); the results must be the same bits. */
-export function runPathCase(backend: Backend, c: PathCase): ArrayLike<number>[] {
+/** Runs a case three times (step by step, recorded, replayed) or fewer; the results must be the same bits. */
+export function runPathCase(backend: Backend, c: PathCase, runs = 3): ArrayLike<number>[] {
   setBackend(backend);
   return scope(() => {
     const compiled = compile((...xs: Tensor[]) => treeLeaves(c.fn(...xs)), { name: c.name });
     const args = arguments_(c);
     let first: ArrayLike<number>[] | undefined;
-    for (let run = 0; run < 3; run++) {
+    for (let run = 0; run < runs; run++) {
       const outs = compiled(...args);
       const values = outs.map((t) => Array.from(t.dataSync()));
       for (const t of outs) t.dispose();
