@@ -35,6 +35,8 @@ export interface BodyOptions {
   readonly kept: ReadonlySet<Load>;
   readonly passes: number;
   readonly cache?: RowCache;
+  /** Where a block stays for other rows: how much further on the next is that a thread loads. */
+  readonly ahead?: number;
   /** Loads that lie in shared tiles, at row f + j and column t (tiled.ts). */
   readonly tiles?: { readonly loads: ReadonlySet<Load>; readonly pitch: number };
 }
@@ -230,6 +232,7 @@ export class Body {
           : varies && width > 1
             ? `UNROLL for (int j = 0; j < ${width}; j++) ${element} = s${e.slot}[${at}];`
             : `${element} = s${e.slot}[${at}];`;
+      if (kept && vector) this.#prefetch(e, at);
       const cache = inner ? this.#cached(e, key) : undefined;
       if (tile !== undefined) this.#emit(inner, tile);
       else if (cache === undefined) this.#emit(inner, read);
@@ -242,6 +245,15 @@ export class Body {
     }
     memo.set(key, text);
     return text;
+  }
+
+  /** Fetches the next row's part towards the chip while this one is worked on. */
+  #prefetch({ slot, index }: Load, at: string): void {
+    const { ahead, outer } = this.#o;
+    const [row, ...others] = outer.vars;
+    const stride = index.strides[row as number] ?? 0;
+    if (ahead === undefined || others.length > 0 || stride === 0 || index.terms.length > 0) return;
+    this.#emit(true, `if (more) prefetch(s${slot} + ${at} + ${ahead * stride});`);
   }
 
   /** How a load that shared memory holds is written there and read back. */

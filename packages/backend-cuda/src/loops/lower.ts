@@ -93,7 +93,8 @@ class Entry {
     this.#kernel = kernel;
     this.#plan = plan;
     this.#name = name;
-    this.#body = new Body({ kernel, ...plan });
+    const ahead = columns && { ahead: columns.blocks * plan.across };
+    this.#body = new Body({ kernel, ...plan, ...ahead });
     this.#columns = columns;
   }
 
@@ -131,6 +132,7 @@ class Entry {
     const exact = points % perBlock === 0;
     lines.push(
       exact ? "const bool live = true;" : `const bool live = point < ${points}u;`,
+      ...(columns ? [`const bool more = point + ${blocks * across}u < ${points}u;`] : []),
       `const u32 o = ${exact ? "point" : `(live ? point : ${points - 1}u)`}${counter};`,
     );
     if (roles.at(-1) === "piece") lines.push("const u32 piece = blockIdx.y;");
