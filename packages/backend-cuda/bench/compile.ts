@@ -8,11 +8,12 @@ import { H100 } from "../src/kernel.ts";
 import { lower } from "../src/kernels/index.ts";
 import { Nvrtc } from "../src/nvrtc.ts";
 import { PRELUDE } from "../src/prelude.ts";
+import { FP8_CASES } from "./fp8-cases.ts";
 import { MATRIX_CASES } from "./matrix-cases.ts";
 
 const pattern = new RegExp(process.argv[2] ?? "");
 const nvrtc = new Nvrtc();
-for (const make of MATRIX_CASES) {
+for (const make of [...MATRIX_CASES, ...FP8_CASES]) {
   const { name, program } = make();
   if (!pattern.test(name)) continue;
   console.log(name);

@@ -1,16 +1,9 @@
 /** Quantisation both ways and experts' weights' gradients in FP8, as a training step has them. */
 import { dtypeBytes, fromF32, type MatrixView, toF32 } from "../src/contract.ts";
 import { type Case, RATE, some } from "./case.ts";
-import { dot, type Slot, single } from "./matrix-cases.ts";
+import { dot, type Slot, single, unevenRuns } from "./matrix-cases.ts";
 
 const BLOCK = 128;
-
-/** Ends of runs that differ but for the mean. */
-function unevenRuns(groups: number, each: number): number[] {
-  return Array.from({ length: groups + 1 }, (_, g) =>
-    Math.floor(each * groups * (g / groups) ** 1.2),
-  );
-}
 
 /** A number of a block in E4M3, and the block's scale. */
 function quantized(block: readonly number[], at: number): { value: number; scale: number } {

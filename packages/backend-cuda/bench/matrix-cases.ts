@@ -280,6 +280,13 @@ function latent(batch: number, keys: number, h: number, qk: number, v: number): 
   });
 }
 
+/** Ends of runs that differ but for the mean. */
+export function unevenRuns(groups: number, each: number): number[] {
+  return Array.from({ length: groups + 1 }, (_, g) =>
+    Math.floor(each * groups * (g / groups) ** 1.2),
+  );
+}
+
 type Way = "x·w" | "x·wᵀ" | "xᵀ·y";
 
 /**
@@ -295,9 +302,9 @@ function grouped(
   { f8 = false, uneven = false, tokens = 0, out: outType = "bf16" as "bf16" | "f32" } = {},
 ): Case {
   const rows = groups * each;
-  const ends = Array.from({ length: groups + 1 }, (_, g) =>
-    Math.floor(each * (uneven ? groups * (g / groups) ** 1.2 : g)),
-  );
+  const ends = uneven
+    ? unevenRuns(groups, each)
+    : Array.from({ length: groups + 1 }, (_, g) => each * g);
   const runOf = (row: number) => ends.findIndex((end) => end > row) - 1;
   const dtype = f8 ? "f8e4m3" : "bf16";
   const view = (slot: number, row: number, over: Partial<MatrixView> = {}): MatrixView => ({

@@ -26,6 +26,7 @@ import {
 } from "@dsv3/tensor";
 import type { ModelConfig } from "./config.ts";
 import type { LayerParams, ModelParams, MtpParams } from "./params.ts";
+import { ofLayer } from "./rounded.ts";
 
 export type ComputeDtype = "f32" | "bf16";
 
@@ -211,9 +212,8 @@ export function head(params: ModelParams, normed: Tensor, dtype: ComputeDtype = 
  */
 function inDtype(p: LayerParams, x: Tensor, fp8: boolean): LayerParams {
   const matrix = (w: Tensor) => (fp8 ? inFp8(w) : narrow(w, x));
-  const narrowed: LayerParams = treeMap((w) => (w.rank > 1 ? matrix(w) : w), p);
-  if (!("experts" in p.mlp)) return narrowed;
-  return { ...narrowed, mlp: { ...(narrowed.mlp as typeof p.mlp), gate: p.mlp.gate } };
+  const rounded = new Set(ofLayer(p).flat());
+  return treeMap((w) => (rounded.has(w) ? matrix(w) : w), p);
 }
 
 /** f32 weights in the dtype of x. Weights stored narrower stay: matrix products mix dtypes. */

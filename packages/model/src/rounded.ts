@@ -17,7 +17,8 @@ export function roundedMatrices(params: ModelParams): Tensor[][] {
   ];
 }
 
-function ofLayer({ selfAttn, mlp }: LayerParams): Tensor[][] {
+/** Those of one layer. */
+export function ofLayer({ selfAttn, mlp }: LayerParams): Tensor[][] {
   return [...ofAttention(selfAttn), ...ofMlp(mlp)];
 }
 

@@ -88,6 +88,7 @@ export function mlaDecode(k: AttentionKernel, device: DeviceInfo): Lowered | und
     swizzle: q.panel === 64 ? 128 : q.panel === 32 ? 64 : 32,
   };
 
+  const rest = kt.width - half * 2; // columns that only scores read
   // Columns of the sections, in the order in which scores read them.
   const sections = [
     { from: half * 2, to: kt.width },
@@ -96,7 +97,7 @@ export function mlaDecode(k: AttentionKernel, device: DeviceInfo): Lowered | und
   ];
 
   // A tile's probabilities lie where its first section was.
-  const inPairs = rows > ROWS && kt.width - half * 2 >= KEYS;
+  const inPairs = rows > ROWS && rest >= KEYS;
 
   const source = `${hopper([KEYS, half])}${shapeConstants(k)}${constants({
     BM: ROWS,
@@ -104,7 +105,7 @@ export function mlaDecode(k: AttentionKernel, device: DeviceInfo): Lowered | und
     QK: q.width,
     PANEL: q.panel,
     HALF: half,
-    REST: kt.width - half * 2,
+    REST: rest,
     STAGES: stages,
     K_AT: q.bytes,
     K_BYTES: kt.bytes,
